@@ -1,0 +1,1 @@
+"""Methods, one file each. `omrlbench.registry` lists them; nothing is imported or registered here."""

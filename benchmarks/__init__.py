@@ -1,0 +1,1 @@
+"""OMRL-Bench: a benchmark suite for offline meta-reinforcement learning."""

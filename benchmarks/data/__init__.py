@@ -1,0 +1,1 @@
+"""The offline data: behaviour policies, generation, storage and validation."""
