@@ -1,4 +1,4 @@
-"""Meta-environments. Importing this package registers the gymnasium ids `omrl/...`; nothing else happens here."""
+"""Meta-environments. Importing this package registers the gymnasium ids `omrl/...` and does nothing else."""
 
 import gymnasium
 

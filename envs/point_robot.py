@@ -1,18 +1,20 @@
 """Point robots: a point on the plane that moves by at most 0.1 per axis and step (FOCAL, Appendix D.2).
 
-Half-circle tasks hide the goal, wind tasks hide a constant drift. The agent starts at the origin in every episode.
+Half-circle tasks hide the goal, wind tasks hide a constant drift. Every episode starts at the origin.
 Differences from the authors' program, and why, are in docs/environments.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from omrlbench.envs.registry import META_ENVS, MetaEnvSpec
+from omrlbench.envs.registry import MetaEnvSpec, get_meta_env
 
 MAX_STEP = 0.1  # displacement per axis of a unit action
 GOAL_RADIUS = 0.2  # the sparse reward is zero outside this distance
@@ -24,67 +26,96 @@ ACTION_SPACE = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
 def goals_and_winds(spec: MetaEnvSpec, task_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Goal and drift per step of each task, both float64 of shape (len(task_ids), 2)."""
-    parameters = spec.tasks.parameters[np.asarray(task_ids)]
+    parameters = spec.tasks.parameters[spec.check_task_ids(task_ids)]
     if spec.task_set == "wind":
         return np.broadcast_to(WIND_GOAL, parameters.shape), parameters
     return parameters, np.zeros_like(parameters)
 
 
 def move(position: np.ndarray, action: np.ndarray, wind: np.ndarray) -> np.ndarray:
+    """The next position; all shapes (..., 2) and equal. Actions are clipped to [-1, 1]."""
+    action = np.asarray(action, np.float64)
+    if action.shape != position.shape:
+        raise ValueError(f"the action has shape {action.shape}, expected {position.shape}")
     return position + MAX_STEP * np.clip(action, -1.0, 1.0) + wind
 
 
 def rewards_at(position: np.ndarray, goal: np.ndarray) -> dict[str, np.ndarray]:
-    """Both rewards of arriving at `position`: `dense` -d and `sparse` 1 - d within the goal radius, else 0."""
+    """Both rewards of arriving at `position`: `dense` -d, and `sparse` 1 - d in the goal radius, else 0."""
     distance = np.linalg.norm(position - goal, axis=-1)
     return {"dense": -distance, "sparse": np.where(distance <= GOAL_RADIUS, 1.0 - distance, 0.0)}
 
 
-def oracle_policy(spec: MetaEnvSpec, task_ids: Sequence[int]):
+def task_option(options: dict[str, Any] | None) -> Any:
+    """The `task_id` among the options of `reset`, None without one. Raises ValueError at any other option."""
+    unknown = sorted(set(options or {}) - {"task_id"})
+    if unknown:
+        raise ValueError(f"unknown reset option {unknown[0]!r}, the only one is 'task_id'")
+    return (options or {}).get("task_id")
+
+
+def oracle_policy(spec: MetaEnvSpec, task_ids: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
     """Greedy controller that knows goal and wind: per axis, the largest step that does not pass the goal.
 
     It is optimal for both rewards. Reachable positions at time t form a box, the greedy position is the box's
-    nearest point to the goal (the wind is weaker than the robot, so a goal once reached is held), and both rewards
-    fall with distance.
+    nearest point to the goal (the wind is weaker than the robot, so a goal once reached is held), and neither
+    reward ever rises with distance.
     """
     goal, wind = goals_and_winds(spec, task_ids)
     return lambda observation: np.clip((goal - observation - wind) / MAX_STEP, -1.0, 1.0)
 
 
 class PointRobotVectorEnv(VectorEnv):
-    """One point robot per entry of `task_ids`, stepped together; autoreset on the step after the time limit."""
+    """One point robot per entry of `task_ids`, stepped together; autoreset on the step after the time limit.
+
+    Equal to a `SyncVectorEnv` of the single environments. `reset(options={"task_id": k})` switches all to task
+    k, or each to its own where k is a sequence of `num_envs` tasks.
+    """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, spec: MetaEnvSpec, task_ids: Sequence[int]):
+        self.meta_env = spec
         self.num_envs = len(task_ids)
+        self._set_tasks(task_ids)
         self.single_observation_space = OBSERVATION_SPACE
         self.single_action_space = ACTION_SPACE
         self.observation_space = batch_space(OBSERVATION_SPACE, self.num_envs)
         self.action_space = batch_space(ACTION_SPACE, self.num_envs)
-        self.own_reward, self.horizon = spec.reward, spec.horizon
-        self.goal, self.wind = goals_and_winds(spec, task_ids)
+        self.position: np.ndarray | None = None
+
+    def _set_tasks(self, task_ids: int | Sequence[int]) -> None:
+        task_ids = [task_ids] * self.num_envs if np.ndim(task_ids) == 0 else task_ids
+        if len(task_ids) != self.num_envs:
+            raise ValueError(f"task_id is one task or {self.num_envs} tasks, got {len(task_ids)}")
+        self.goal, self.wind = goals_and_winds(self.meta_env, task_ids)
 
     def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed, options=options)
+        super().reset(seed=seed)
+        task_ids = task_option(options)
+        if task_ids is not None:
+            self._set_tasks(task_ids)
         self.position = np.zeros((self.num_envs, 2))
         self.elapsed = 0
         return self.position.astype(np.float32), {}
 
     def step(self, actions):
-        if self.elapsed == self.horizon:
+        if self.position is None:
+            raise ResetNeeded("call reset before the first step")
+        if self.elapsed == self.meta_env.horizon:
             observations, infos = self.reset()
-            return observations, np.zeros(self.num_envs), self._never(), self._never(), infos
-        self.position = move(self.position, np.asarray(actions, np.float64), self.wind)
+            return observations, np.zeros(self.num_envs), self._all(False), self._all(False), infos
+        self.position = move(self.position, actions, self.wind)
         self.elapsed += 1
         rewards = rewards_at(self.position, self.goal)
         infos = {f"{kind}_reward": value for kind, value in rewards.items()}
-        infos |= {f"_{key}": np.ones(self.num_envs, bool) for key in infos}
-        truncated = np.full(self.num_envs, self.elapsed == self.horizon)
-        return self.position.astype(np.float32), rewards[self.own_reward], self._never(), truncated, infos
+        infos |= {f"_{key}": self._all(True) for key in infos}
+        truncated = self._all(self.elapsed == self.meta_env.horizon)
+        own_reward = rewards[self.meta_env.reward].copy()
+        return self.position.astype(np.float32), own_reward, self._all(False), truncated, infos
 
-    def _never(self) -> np.ndarray:
-        return np.zeros(self.num_envs, bool)
+    def _all(self, value: bool) -> np.ndarray:
+        return np.full(self.num_envs, value)
 
 
 class PointRobotEnv(gymnasium.Env):
@@ -99,55 +130,72 @@ class PointRobotEnv(gymnasium.Env):
     action_space = ACTION_SPACE
 
     def __init__(self, meta_env: str, task_id: int = 0, render_mode: str | None = None):
-        self.meta_env = META_ENVS[meta_env]
+        self.meta_env = get_meta_env(meta_env)
         self.render_mode = render_mode
         self._set_task(task_id)
 
     def _set_task(self, task_id: int) -> None:
-        if not 0 <= task_id < len(self.meta_env.tasks):
-            raise ValueError(
-                f"task_id {task_id} is out of range: {self.meta_env.name} has tasks 0 to {len(self.meta_env.tasks) - 1}"
-            )
+        goals, winds = goals_and_winds(self.meta_env, [task_id])
         self.task_id = int(task_id)
-        goals, winds = goals_and_winds(self.meta_env, [self.task_id])
         self.goal, self.wind = goals[0], winds[0]
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        if options and "task_id" in options:
-            self._set_task(options["task_id"])
+        task_id = task_option(options)
+        if task_id is not None:
+            self._set_task(task_id)
         self.position = np.zeros(2)
         self.path = [self.position]
         return self.position.astype(np.float32), {}
 
     def step(self, action):
-        self.position = move(self.position, np.asarray(action, np.float64), self.wind)
+        self.position = move(self.position, action, self.wind)
         self.path.append(self.position)
         rewards = {kind: float(value) for kind, value in rewards_at(self.position, self.goal).items()}
         info = {f"{kind}_reward": value for kind, value in rewards.items()}
         return self.position.astype(np.float32), rewards[self.meta_env.reward], False, False, info
 
     def render(self) -> np.ndarray:
-        """RGB image (400, 400, 3) of the path so far, the goal and the radius of the sparse reward."""
-        from PIL import Image, ImageDraw
+        """Picture of the episode so far, uint8 of shape (400, 400, 3); see `draw_episode`."""
+        half_circle = self.meta_env.task_set == "half_circle"
+        return draw_episode(np.stack(self.path), self.goal, self.wind, half_circle)
 
-        size, span = 400, 1.5  # pixels; half the side of the shown square
-        image = Image.new("RGB", (size, size), "white")
-        draw = ImageDraw.Draw(image)
 
-        def pixels(point):
-            x, y = np.asarray(point, float)
-            return (x + span) * size / (2 * span), (span - y) * size / (2 * span)
+def draw_episode(path: np.ndarray, goal: np.ndarray, wind: np.ndarray, half_circle: bool) -> np.ndarray:
+    """RGB picture, uint8 of shape (400, 400, 3), of the square from -2.1 to 2.1 on both axes.
 
-        def disc(point, radius, **style):
-            x, y = pixels(point)
-            r = radius * size / (2 * span)
-            draw.ellipse((x - r, y - r, x + r, y + r), **style)
+    It shows the path (n, 2) with a ring at its start and a disc at the robot, the goal and its radius, the
+    half circle on request, and in the upper left corner an arrow of ten times the wind. The square holds all
+    that a robot without wind reaches in 20 steps; a robot outside is shown at the edge.
+    """
+    from PIL import Image, ImageDraw
 
-        draw.arc((*pixels((-1, 1)), *pixels((1, -1))), 180, 360, fill="lightgray")
-        disc(self.goal, GOAL_RADIUS, fill=(253, 224, 221), outline=(197, 27, 138))
-        disc(self.goal, 0.02, fill=(197, 27, 138))
-        if len(self.path) > 1:
-            draw.line([pixels(point) for point in self.path], fill=(34, 94, 168), width=2)
-        disc(self.position, 0.03, fill=(34, 94, 168))
-        return np.asarray(image)
+    size, smoothing, span = 400, 3, 2.1
+    scale = size * smoothing / (2 * span)
+    robot, target, grey = (34, 94, 168), (197, 27, 138), (150, 150, 150)
+    image = Image.new("RGB", (size * smoothing, size * smoothing), "white")
+    draw = ImageDraw.Draw(image)
+
+    def pixels(points):
+        return [tuple(xy) for xy in (np.atleast_2d(points) * (1, -1) + span) * scale]
+
+    def disc(centre, radius, **style):
+        centre = np.asarray(centre)
+        draw.ellipse(pixels([centre + (-radius, radius), centre + (radius, -radius)]), **style)
+
+    if half_circle:
+        draw.arc(pixels([(-1, 1), (1, -1)]), 180, 360, fill=(210, 210, 210), width=smoothing)
+    if wind.any():
+        tail = np.array([-1.4, 1.4])
+        tip, side = tail + 10 * wind, np.array([-wind[1], wind[0]])
+        draw.line(pixels([tail, tip]), fill=grey, width=2 * smoothing)
+        draw.polygon(pixels([tip + 2 * wind, tip + side, tip - side]), fill=grey)
+    disc(goal, GOAL_RADIUS, fill=(253, 224, 240), outline=target, width=smoothing)
+    disc(goal, 0.025, fill=target)
+    path = np.clip(path, -span + 0.05, span - 0.05)
+    draw.line(pixels(path), fill=robot, width=2 * smoothing)
+    for point in path:
+        disc(point, 0.02, fill=robot)
+    disc(path[0], 0.05, outline=grey, width=2 * smoothing)
+    disc(path[-1], 0.05, fill=robot)
+    return np.asarray(image.reduce(smoothing))

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pkgutil import resolve_name
+from reprlib import repr as short_repr
 from typing import Any
 
 import gymnasium
@@ -18,10 +20,11 @@ LEVELS = ("random", "medium", "expert", "mixed")
 class MetaEnvSpec:
     """One meta-environment: a distribution of tasks that share observation and action space.
 
-    `entry_point`, `vector_entry_point` and `oracle` are "module:name" strings, loaded when first used. `behavior`
-    names the shipped behaviour policies; meta-environments that differ in nothing but their reward share them.
-    `learner_defaults` are the values that the papers fix per environment for every method (the discount, for one);
-    a method takes those it has a field for. `revision` is bumped by whoever changes returns.
+    `entry_point`, `vector_entry_point` and `oracle` are "module:name" strings, loaded when first used.
+    `behavior` names the shipped behaviour policies; meta-environments that differ in nothing but their reward
+    share them. `learner_defaults` are the values that the papers fix per environment for every method (the
+    discount, for one); a method takes those it has a field for. `revision` is bumped by whoever changes
+    returns.
     """
 
     name: str
@@ -41,6 +44,18 @@ class MetaEnvSpec:
     @property
     def tasks(self) -> TaskSet:
         return load_task_set(self.task_set)
+
+    def check_task_ids(self, task_ids: Sequence[int]) -> np.ndarray:
+        """`task_ids` as an integer array (n,). Raises ValueError if there is none or one is not a task."""
+        ids = np.asarray(task_ids)
+        last = len(self.tasks) - 1
+        integers = ids.ndim == 1 and ids.dtype.kind in "iu"
+        wrong = ids[(ids < 0) | (ids > last)] if integers else ids
+        if wrong.size or not ids.size:
+            raise ValueError(
+                f"task ids of {self.name} are integers from 0 to {last}, got {short_repr(wrong.tolist())}"
+            )
+        return ids
 
     def make(self, task_id: int, render_mode: str | None = None) -> gymnasium.Env:
         """The single environment of one task, with its time limit."""
@@ -98,3 +113,12 @@ META_ENVS: dict[str, MetaEnvSpec] = {
         ),
     )
 }
+
+
+def get_meta_env(name: str) -> MetaEnvSpec:
+    """The meta-environment called `name`. Raises ValueError with the names that exist."""
+    if name not in META_ENVS:
+        close = get_close_matches(name, META_ENVS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"no meta-environment {name!r}, there are {', '.join(META_ENVS)}{hint}")
+    return META_ENVS[name]

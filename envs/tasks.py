@@ -19,8 +19,8 @@ PUBLISHED_SEED = 1337  # the seed of the FOCAL authors' environments
 class TaskSet:
     """The tasks of one meta-environment.
 
-    `parameters` is a float64 array of shape (n_tasks, n_parameters); row k is task k. `splits` maps each name of
-    `SPLITS` to a tuple of task ids.
+    `parameters` is a float64 array of shape (n_tasks, n_parameters); row k is task k. `splits` maps each name
+    of `SPLITS` to a tuple of task ids.
     """
 
     name: str
@@ -62,7 +62,7 @@ def load_task_set(name: str) -> TaskSet:
 
 
 def draw_half_circle() -> TaskSet:
-    """100 goals on the upper unit half circle, angles linspace(0, pi) with both ends as in the authors' program.
+    """100 goals on the upper unit half circle, angles linspace(0, pi) with both ends, as the authors do.
 
     The authors split them with an unseeded generator; here the last 20 of a RandomState(1337) permutation are
     the test tasks. Tasks 100 to 109 are the validation tasks, with angles drawn from U(0, pi).
@@ -80,10 +80,10 @@ def draw_half_circle() -> TaskSet:
 
 
 def draw_wind() -> TaskSet:
-    """50 winds from U(-0.05, 0.05) as RandomState(1337) draws them in the authors' program: all x, then all y.
+    """50 winds from U(-0.05, 0.05) as RandomState(1337) draws them for the authors: all x, then all y.
 
-    The winds are independent draws, so the first 40 are the train tasks and the last 10 the test tasks. Tasks 50
-    to 59 are the validation tasks, from RandomState(1338).
+    The winds are independent draws, so the first 40 are the train tasks and the last 10 the test tasks. Tasks
+    50 to 59 are the validation tasks, from RandomState(1338).
     """
 
     def winds(seed: int, count: int) -> np.ndarray:

@@ -1,0 +1,141 @@
+"""The contract between a method and the suite: what a method is given, and the two things it must do.
+
+A method is a class with a frozen `Config` that implements `update(batch)` and `adapt(context)`. The loop, evaluation,
+saving and exact resume are the suite's. Shapes below: n tasks, b transitions per task, k context transitions.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method may know about a meta-environment before it sees data."""
+
+    observation_dim: int
+    action_dim: int
+    task_dim: int  # number of task parameters, which only privileged methods receive
+    n_train_tasks: int
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    """The values that the training loop reads; a method's config adds its own."""
+
+    meta_batch: int = 16  # tasks per update
+    batch_size: int = 256  # transitions per task and update
+    context_size: int = 256  # context transitions per task, the same in training and test
+
+
+@dataclass(frozen=True)
+class Context:
+    """Transitions that a method adapts from: k for each of n tasks, in no particular order.
+
+    observations and next_observations (n, k, observation_dim), actions (n, k, action_dim), rewards (n, k): always
+    the environment's own reward.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+
+    def __post_init__(self) -> None:
+        if self.rewards.ndim != 2 or self.rewards.numel() == 0:
+            raise ValueError(f"a context needs rewards of shape (n, k) with n, k > 0, not {tuple(self.rewards.shape)}")
+
+    def check_finite(self) -> None:
+        """Raise ValueError naming the first field that holds NaN or infinity."""
+        for field in fields(self):
+            if not torch.isfinite(getattr(self, field.name)).all():
+                raise ValueError(f"the context's {field.name} hold NaN or infinite values")
+
+
+@dataclass(frozen=True)
+class MetaBatch:
+    """Data of n distinct training tasks for one update.
+
+    `rewards` are the learner's (the suite's `rl_reward` setting) and may differ from those in the contexts.
+    `contexts` are two independent draws per task. `task_parameters` (n, task_dim), standardised, is None unless
+    the method declares itself privileged.
+    """
+
+    observations: Tensor  # (n, b, observation_dim)
+    actions: Tensor  # (n, b, action_dim)
+    rewards: Tensor  # (n, b)
+    next_observations: Tensor  # (n, b, observation_dim)
+    terminated: Tensor  # (n, b), 1.0 where the episode really ended; a time limit is 0.0
+    contexts: tuple[Context, Context]
+    task_parameters: Tensor | None = None
+
+
+class Policy(ABC):
+    """An adapted policy of n tasks at once."""
+
+    @abstractmethod
+    def act(self, observations: Tensor) -> Tensor:
+        """Evaluation actions in [-1, 1], (n, action_dim), for observations (n, observation_dim), row i for task i."""
+
+
+class Algorithm(ABC):
+    """Base of every method. Subclasses build networks and optimisers in `__init__` and keep them as attributes.
+
+    Every attribute with a `state_dict`, every tensor and `self.generator` are saved and restored by
+    `state_dict` and `load_state_dict`; a method writes no saving code. Noise must come from `self.generator`.
+    """
+
+    Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    revision: ClassVar[int] = 1  # bumped by whoever changes results
+    privileged: ClassVar[bool] = False  # receives the true task parameters
+    environment_values: ClassVar[dict[str, dict[str, Any]]] = {}  # meta-environment -> field -> value
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset -> field -> value
+
+    def __init__(self, problem: Problem, config: AlgorithmConfig, seed: int, device: str = "cpu"):
+        self.problem, self.config, self.device = problem, config, torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    @property
+    def transitions_per_task(self) -> int:
+        """How many transitions per task `update` wants; more than `batch_size` where it needs fresh ones inside."""
+        return self.config.batch_size
+
+    @abstractmethod
+    def update(self, batch: MetaBatch) -> dict[str, Tensor]:
+        """One learning step; returns scalar metrics, detached. Keys that end in `loss` are watched for divergence."""
+
+    @abstractmethod
+    def adapt(self, context: Context) -> Policy:
+        """The policy for the tasks that the context comes from. Leaves the learner as it was."""
+
+    def embed(self, context: Context) -> Tensor | None:
+        """The task embedding (n, latent) behind `adapt`, for pictures; None for methods without one."""
+        return None
+
+    def exported(self) -> dict[str, nn.Module]:
+        """The modules that acting needs, kept after training for figures and videos."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Generator):
+                state[name] = value.get_state()
+            elif isinstance(value, Tensor):
+                state[name] = value.detach().clone()
+            elif hasattr(value, "state_dict"):
+                state[name] = value.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, saved in state.items():
+            value = getattr(self, name)
+            if isinstance(value, torch.Generator):
+                value.set_state(saved)
+            elif isinstance(value, Tensor):
+                value.data.copy_(saved)
+            else:
+                value.load_state_dict(saved)

@@ -1,0 +1,60 @@
+"""Network blocks that the methods share, and the tanh-squashed Gaussian in one place."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class EnsembleLinear(nn.Module):
+    """`members` independent linear layers as one batched product: (members, batch, in) -> (members, batch, out).
+
+    Weights and biases start as in `torch.nn.Linear`, uniform within 1 / sqrt(in).
+    """
+
+    def __init__(self, members: int, in_features: int, out_features: int):
+        super().__init__()
+        bound = 1 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(members, in_features, out_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, 1, out_features).uniform_(-bound, bound))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+def ensemble_mlp(members: int, in_features: int, hidden: Sequence[int], out_features: int) -> nn.Sequential:
+    """`members` independent ReLU networks evaluated together: (members, batch, in) -> (members, batch, out)."""
+    return _stack(lambda i, o: EnsembleLinear(members, i, o), in_features, hidden, out_features)
+
+
+def mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.Sequential:
+    """A ReLU network: (..., in) -> (..., out)."""
+    return _stack(nn.Linear, in_features, hidden, out_features)
+
+
+def _stack(layer, in_features, hidden, out_features) -> nn.Sequential:
+    widths = [in_features, *hidden, out_features]
+    layers = []
+    for i, o in zip(widths, widths[1:], strict=False):
+        layers += [layer(i, o), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Action tanh(u), u = mean + std * noise, and its log-density (the last axis summed away).
+
+    log pi(a) = log N(u; mean, std) - sum log(1 - tanh(u)^2), the last term in the form
+    2 (log 2 - u - softplus(-2u)) that does not lose digits at the borders (Haarnoja et al. 2018, appendix C).
+    """
+    pre_tanh = mean + log_std.exp() * noise
+    log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    log_slope = 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))
+    return pre_tanh.tanh(), (log_normal - log_slope).sum(-1)
+
+
+@torch.no_grad()
+def polyak_update(target: nn.Module, online: nn.Module, rate: float) -> None:
+    """target <- (1 - rate) * target + rate * online."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)

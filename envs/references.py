@@ -1,0 +1,99 @@
+"""Reference returns: what a uniformly random and an expert policy earn in each task, for score normalisation.
+
+The expert is the meta-environment's oracle controller, which is told the task. The returns are those of the
+meta-environment's own reward. They are frozen in `references.json`, which
+`python -m omrlbench.envs.references` writes; `tests/envs/test_references.py` measures afresh and compares.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from omrlbench.envs.registry import META_ENVS, MetaEnvSpec, get_meta_env
+
+EPISODES = 200  # per task and policy
+SEED = 2024  # of the random policy's actions; episode k is reset with SEED + k
+DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class References:
+    """Mean returns per episode of the random policy and of the expert over the tasks of a split."""
+
+    random: float
+    expert: float
+
+
+def measure(spec: MetaEnvSpec) -> dict[str, Any]:
+    """One meta-environment's entry: `revision`, and the mean return per task of `expert` and `random`."""
+    tasks = range(len(spec.tasks))
+    envs = spec.make_vector(tasks)
+    low, high = envs.action_space.low, envs.action_space.high
+    generator = np.random.default_rng(SEED)
+    return {
+        "revision": spec.revision,
+        "expert": _mean_returns(envs, spec.oracle_policy(tasks)),
+        "random": _mean_returns(envs, lambda _: generator.uniform(low, high).astype(low.dtype)),
+    }
+
+
+def _mean_returns(envs: VectorEnv, policy: Callable[[np.ndarray], np.ndarray]) -> list[float]:
+    returns = sum(_returns(envs, policy, SEED + episode) for episode in range(EPISODES)) / EPISODES
+    return returns.round(DECIMALS).tolist()
+
+
+def _returns(envs: VectorEnv, policy: Callable[[np.ndarray], np.ndarray], seed: int) -> np.ndarray:
+    """The return of each member's first episode after a reset with `seed`, shape (num_envs,)."""
+    observations, _ = envs.reset(seed=seed)
+    returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+    while running.any():
+        observations, rewards, terminated, truncated, _ = envs.step(policy(observations))
+        returns += running * rewards
+        running &= ~(terminated | truncated)
+    return returns
+
+
+@cache
+def _frozen() -> dict[str, dict[str, Any]]:
+    return json.loads(files("omrlbench.envs").joinpath("references.json").read_text())
+
+
+def reference_returns(name: str, split: str) -> References:
+    """The references of a meta-environment, averaged over the tasks of `split` (train, validation or test).
+
+    Raises ValueError for an unknown name or split, and if the file was measured at another revision.
+    """
+    spec = get_meta_env(name)
+    if split not in spec.tasks.splits:
+        raise ValueError(f"no split {split!r} of {name}, there are {', '.join(spec.tasks.splits)}")
+    entry = _frozen().get(name, {"revision": "none"})
+    if entry["revision"] != spec.revision:
+        raise ValueError(
+            f"references.json has revision {entry['revision']} of {name}, "
+            f"the environment has {spec.revision}; run python -m omrlbench.envs.references"
+        )
+    ids = list(spec.tasks.splits[split])
+    return References(*(float(np.mean(np.array(entry[policy])[ids])) for policy in ("random", "expert")))
+
+
+def normalized_score(name: str, split: str, mean_return: float) -> float:
+    """(R - R_random) / (R_expert - R_random), each R a mean over the tasks of `split`: 0 random, 1 expert."""
+    references = reference_returns(name, split)
+    return (mean_return - references.random) / (references.expert - references.random)
+
+
+def main() -> None:
+    table = {name: measure(spec) for name, spec in META_ENVS.items()}
+    path = Path(str(files("omrlbench.envs").joinpath("references.json")))
+    path.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
