@@ -42,6 +42,22 @@ def _stack(layer, in_features, hidden, out_features) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+@torch.no_grad()
+def initialize_like_rlkit(network: nn.Sequential, last: float) -> None:
+    """The initialisation of PEARL and the authors' FOCAL program.
+
+    Hidden weights are uniform within 1 / sqrt(out), with the layer's output width (their slip), and hidden biases 0.1;
+    weights and biases of the last layer are uniform within `last`.
+    """
+    *hidden, output = [layer for layer in network if not isinstance(layer, nn.ReLU)]
+    for layer in hidden:
+        bound = 1 / math.sqrt(layer.bias.shape[-1])
+        layer.weight.uniform_(-bound, bound)
+        layer.bias.fill_(0.1)
+    output.weight.uniform_(-last, last)
+    output.bias.uniform_(-last, last)
+
+
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Action tanh(u), u = mean + std * noise, and its log-density (the last axis summed away).
 

@@ -68,8 +68,8 @@ def oracle_policy(spec: MetaEnvSpec, task_ids: Sequence[int]) -> Callable[[np.nd
 class PointRobotVectorEnv(VectorEnv):
     """One point robot per entry of `task_ids`, stepped together; autoreset on the step after the time limit.
 
-    Equal to a `SyncVectorEnv` of the single environments. `reset(options={"task_id": k})` switches all to task
-    k, or each to its own where k is a sequence of `num_envs` tasks.
+    Equal to a `SyncVectorEnv` of the single environments. `reset(options={"task_id": k})` switches all to
+    task k, or each to its own where k is a sequence of `num_envs` tasks.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}

@@ -134,6 +134,13 @@ def test_one_episode_by_hand():
     np.testing.assert_allclose([s[4]["dense_reward"] for s in steps][-3:], [-0.1, 0.0, -0.1], atol=1e-12)
 
 
+def test_actions_are_clipped():
+    env = DENSE.make(0)
+    env.reset()
+    observation, *_ = env.step(np.array([3.0, -3.0], np.float32))
+    np.testing.assert_allclose(observation, (0.1, -0.1), rtol=1e-6)
+
+
 def test_wind_moves_a_robot_that_does_nothing():
     env = WIND.make(49)
     env.reset()
