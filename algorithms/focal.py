@@ -21,6 +21,7 @@ from omrlbench.algorithms.algorithm import Algorithm, AlgorithmConfig, Context, 
 from omrlbench.algorithms.networks import (
     ensemble_mlp,
     initialize_like_rlkit,
+    input_gradient,
     mlp,
     polyak_update,
     squash,
@@ -99,63 +100,68 @@ class Focal(Algorithm):
             self.actor = mlp(s + c.latent_dim, hidden, 2 * a)
             self.critics = ensemble_mlp(2, s + a + c.latent_dim, hidden, 1)
             self.discriminator = mlp(s + a + c.latent_dim, hidden, 1)
-            self.value = mlp(s + c.latent_dim, hidden, 1)
-            if c.initialization == "rlkit":
-                for network in (self.encoder, self.critics, self.discriminator, self.value):
-                    initialize_like_rlkit(network, last=3e-3)
-                initialize_like_rlkit(self.actor, last=1e-3)
-        for network in (self.encoder, self.actor, self.critics, self.discriminator, self.value):
-            network.to(self.device)
-        self.target = copy.deepcopy(self.critics if c.critic_target == "twin_q" else self.value).requires_grad_(False)
-        self.encoder_optimizer = self._adam(self.encoder, c.learning_rate)
-        self.actor_optimizer = self._adam(self.actor, c.learning_rate)
-        self.critic_optimizer = self._adam(self.critics, c.learning_rate)
-        self.value_optimizer = self._adam(self.value, c.learning_rate)
-        self.discriminator_optimizer = self._adam(self.discriminator, c.discriminator_learning_rate)
+            self.value = mlp(s + c.latent_dim, hidden, 1) if c.critic_target == "value_network" else None
+            networks = [self.encoder, self.actor, self.critics, self.discriminator, self.value]
+            for network in filter(None, networks):
+                if c.initialization == "rlkit":
+                    initialize_like_rlkit(network, last=1e-3 if network is self.actor else 3e-3)
+                network.to(self.device)
+        self.target = copy.deepcopy(self.value or self.critics).requires_grad_(False)
+        self.encoder_optimizer = adam(self.encoder, c.learning_rate)
+        self.actor_optimizer = adam(self.actor, c.learning_rate)
+        self.critic_optimizer = adam(self.critics, c.learning_rate)
+        self.value_optimizer = adam(self.value, c.learning_rate) if self.value else None
+        self.discriminator_optimizer = adam(self.discriminator, c.discriminator_learning_rate)
         self.alpha = torch.tensor(c.alpha, device=self.device)
-
-    def _adam(self, network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
 
     # ------------------------------------------------------------------ task inference
 
-    def embed(self, context: Context) -> Tensor:
-        """z = mean over context transitions of tanh(encoder), (n, latent_dim)."""
-        parts = [context.observations, context.actions, context.rewards[..., None]]
+    def embed(self, *contexts: Context) -> Tensor:
+        """z = mean over context transitions of tanh(encoder), (n, latent_dim); contexts are stacked along n."""
+        fields = ["observations", "actions", "rewards"]
         if self.config.context_next_observations:
-            parts.append(context.next_observations)
-        return self.encoder(torch.cat(parts, -1)).tanh().mean(1)
+            fields.append("next_observations")
+        columns = [torch.cat([getattr(context, field) for context in contexts]) for field in fields]
+        columns[2] = columns[2][..., None]
+        return self.encoder(torch.cat(columns, -1)).tanh().mean(1)
 
     def metric_loss(self, contexts: tuple[Context, Context]) -> tuple[Tensor, Tensor]:
         """The metric loss, and the embeddings of the first draw."""
         c = self.config
-        z = self.embed(contexts[0])
         if c.metric_form == "released":
+            z = self.embed(contexts[0])
             return released_metric_loss(z, torch.arange(len(z))), z
-        return metric_loss(z, self.embed(contexts[1]), c.metric_beta, c.metric_epsilon), z
+        first, second = self.embed(*contexts).chunk(2)
+        return metric_loss(first, second, c.metric_beta, c.metric_epsilon), first
 
     # ------------------------------------------------------------------ behaviour regularisation
 
-    def update_discriminator(self, s: Tensor, a: Tensor, z: Tensor) -> Tensor:
+    def train_discriminator(self, states: Tensor, actions: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """One step per draw of transitions, (draws, batch, ...); the last loss and the first divergence."""
         with torch.no_grad():
-            a_pi, _ = self.sample_action(s, z)
-        loss = -dual_kl(self.discriminator, s, a_pi, a, z).mean()
-        mix = torch.rand(a.shape[:-1], generator=self.generator, device=self.device)[..., None]
-        a_mix = a_pi + mix * (a - a_pi)
-        penalty = gradient_penalty if self.config.discriminator_penalty == "gradient" else output_penalty
-        loss = loss + self.config.discriminator_penalty_weight * penalty(self.discriminator, s, a_mix, z)
-        _step(self.discriminator_optimizer, loss)
-        return loss.detach()
+            policy_actions, _ = self.sample_action(*self.heads(states, z.expand(len(states), *z.shape)))
+        divergences = []
+        for s, a_pi, a in zip(states, policy_actions, actions, strict=True):
+            loss, divergence = self.discriminator_loss(s, a_pi, a, z)
+            step(self.discriminator_optimizer, loss)
+            divergences.append(divergence)
+        return loss, divergences[0]
 
-    def divergence(self, s: Tensor, a_pi: Tensor, a_data: Tensor | None, z: Tensor) -> Tensor:
-        """D at policy actions, the last axis summed away.
+    def discriminator_loss(self, s: Tensor, a_pi: Tensor, a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Penalty at actions between the policy's and the data's, minus the divergence; and the divergence."""
+        c = self.config
+        mix = torch.rand(len(a), 1, generator=self.generator, device=self.device)
+        penalty = gradient_penalty if c.discriminator_penalty == "gradient" else output_penalty
+        excess = penalty(self.discriminator, s, a_pi + mix * (a - a_pi), z)
+        divergence = dual_kl(self.discriminator, s, a_pi, a, z).mean()
+        return c.discriminator_penalty_weight * excess - divergence, divergence.detach()
 
-        With data actions, the dual form of the KL divergence. Without, its part that depends on the policy,
-        log g(s, a_pi, z): at the optimal discriminator g is the density ratio, and the rest is zero on average.
+    def log_ratio(self, s: Tensor, a_pi: Tensor, z: Tensor) -> Tensor:
+        """log g(s, a_pi, z), the part of the dual form of KL(pi || data) that depends on the policy, (batch,).
+
+        At the optimal discriminator g is the density ratio, and the rest, 1 - E_data[g], is zero.
         """
-        if a_data is None:
-            return F.softplus(self.discriminator(torch.cat([s, a_pi, z], -1))).log().squeeze(-1)
-        return dual_kl(self.discriminator, s, a_pi, a_data, z)
+        return F.softplus(self.discriminator(torch.cat([s, a_pi, z], -1))).log().squeeze(-1)
 
     def update_alpha(self, divergence: Tensor) -> None:
         c = self.config
@@ -167,98 +173,86 @@ class Focal(Algorithm):
 
     # ------------------------------------------------------------------ actor-critic
 
-    def sample_action(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self.act_from(self.actor(torch.cat([s, z], -1)))
+    def heads(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.actor(torch.cat([s, z], -1)).chunk(2, -1)
+        return mean, log_std.clamp(MIN_LOG_STD, self.config.max_log_std)
 
-    def act_from(self, heads: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = heads.chunk(2, -1)
-        noise = torch.randn(mean.shape, generator=self.generator, device=self.device)
-        return squash(mean, log_std.clamp(MIN_LOG_STD, self.config.max_log_std), noise)
+    def sample_action(self, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+        """A reparameterised action (batch, action_dim) and its log-density (batch,)."""
+        return squash(mean, log_std, torch.randn(mean.shape, generator=self.generator, device=self.device))
 
     def critic_loss(self, s, a, r, s_next, terminated, z, alpha: Tensor) -> Tensor:
         """Eq. 27 with the twin minimum and the entropy bonus of SAC."""
         c = self.config
         with torch.no_grad():
-            a_next, log_pi = self.sample_action(s_next, z)
-            if c.critic_target == "twin_q":
-                value = q_values(self.target, s_next, a_next, z).amin(0) - c.entropy_temperature * log_pi
-            else:
+            a_next, log_pi = self.sample_action(*self.heads(s_next, z))
+            if self.value:
                 value = self.target(torch.cat([s_next, z], -1)).squeeze(-1)
+            else:
+                value = q_values(self.target, s_next, a_next, z).amin(0) - c.entropy_temperature * log_pi
             if c.regularization in ("value_penalty", "both"):
                 if c.value_penalty_at == "next_state":
-                    value = value - alpha * self.divergence(s_next, a_next, None, z)
+                    value = value - alpha * self.log_ratio(s_next, a_next, z)
                 else:
-                    value = value - alpha * self.divergence(s, self.sample_action(s, z)[0], a, z)
+                    a_pi, _ = self.sample_action(*self.heads(s, z))
+                    value = value - alpha * dual_kl(self.discriminator, s, a_pi, a, z)
             backup = c.reward_scale * r + c.discount * (1 - terminated) * value
         return (q_values(self.critics, s, a, z) - backup).square().mean(-1).sum()
 
-    def actor_loss(self, s, a, z, alpha: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 28 with the entropy bonus of SAC."""
+    def actor_loss(self, s: Tensor, z: Tensor, alpha: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 28 with the entropy bonus of SAC, and its parts per transition (batch,)."""
         c = self.config
-        heads = self.actor(torch.cat([s, z], -1))
-        a_pi, log_pi = self.act_from(heads)
+        mean, log_std = self.heads(s, z)
+        a_pi, log_pi = self.sample_action(mean, log_std)
         q = q_values(self.critics, s, a_pi, z).amin(0)
-        divergence = self.divergence(s, a_pi, a, z)
         loss = (c.entropy_temperature * log_pi - q).mean()
         if c.regularization in ("policy", "both"):
-            loss = loss + alpha * divergence.mean()
+            loss = loss + alpha * self.log_ratio(s, a_pi, z).mean()
         if c.head_penalty:
-            mean, log_std = heads.chunk(2, -1)
-            log_std = log_std.clamp(MIN_LOG_STD, c.max_log_std)
             loss = loss + c.head_penalty * (mean.square().mean() + log_std.square().mean())
-        metrics = {"q": q.mean(), "entropy": -log_pi.mean(), "divergence": divergence.mean()}
-        if c.critic_target == "value_network":
-            metrics["value_loss"] = self.update_value(s, z, (q - c.entropy_temperature * log_pi).detach())
-        return loss, metrics
+        return loss, {"q_value": q.detach(), "entropy": -log_pi.detach()}
 
-    def update_value(self, s: Tensor, z: Tensor, target: Tensor) -> Tensor:
-        loss = F.mse_loss(self.value(torch.cat([s, z], -1)).squeeze(-1), target)
-        _step(self.value_optimizer, loss)
-        return loss.detach()
+    def value_loss(self, s: Tensor, z: Tensor, soft_value: Tensor) -> Tensor:
+        return F.mse_loss(self.value(torch.cat([s, z], -1)).squeeze(-1), soft_value)
 
     # ------------------------------------------------------------------ contract
 
     @property
     def transitions_per_task(self) -> int:
-        return self.config.batch_size * max(1, self.config.discriminator_steps)
+        draws = 1 if self.config.regularization == "none" else self.config.discriminator_steps
+        return self.config.batch_size * draws
 
     def update(self, batch: MetaBatch) -> dict[str, Tensor]:
+        c = self.config
         metric_loss, z = self.metric_loss(batch.contexts)
-        _step(self.encoder_optimizer, self.config.metric_weight * metric_loss)
-        z = z.detach()
+        step(self.encoder_optimizer, c.metric_weight * metric_loss)
+        losses, metrics = {"metric_loss": metric_loss}, {}
 
-        def rows(tensor: Tensor, draw: int = 0) -> Tensor:
-            """The transitions of one draw, (n * batch_size, ...)."""
-            b = self.config.batch_size
-            return tensor[:, draw * b : (draw + 1) * b].flatten(0, 1)
+        def draws(tensor: Tensor) -> Tensor:
+            """Split the transitions of each task into draws: (draws, n * batch_size, ...)."""
+            return tensor.unflatten(1, (-1, c.batch_size)).transpose(0, 1).flatten(1, 2)
 
-        z = z.repeat_interleave(self.config.batch_size, 0)
-        for draw in range(self.config.discriminator_steps):
-            discriminator_loss = self.update_discriminator(
-                rows(batch.observations, draw), rows(batch.actions, draw), z
-            )
-        s, a = rows(batch.observations), rows(batch.actions)
-        alpha = self.alpha.clamp(0.0, self.config.alpha_max)
-        critic_loss = self.critic_loss(
-            s, a, rows(batch.rewards), rows(batch.next_observations), rows(batch.terminated), z, alpha
-        )
-        _step(self.critic_optimizer, critic_loss)
+        states, actions = draws(batch.observations), draws(batch.actions)
+        z = z.detach().repeat_interleave(c.batch_size, 0)
+        if c.regularization != "none":
+            losses["discriminator_loss"], metrics["divergence"] = self.train_discriminator(states, actions, z)
+        s, a, r = states[0], actions[0], draws(batch.rewards)[0]
+        s_next, terminated = draws(batch.next_observations)[0], draws(batch.terminated)[0]
+        alpha = self.alpha.clamp(0.0, c.alpha_max)
+        losses["critic_loss"] = self.critic_loss(s, a, r, s_next, terminated, z, alpha)
+        step(self.critic_optimizer, losses["critic_loss"])
         with frozen(self.critics, self.discriminator):
-            actor_loss, metrics = self.actor_loss(s, a, z, alpha)
-            _step(self.actor_optimizer, actor_loss)
-        self.update_alpha(metrics["divergence"].detach())
-        polyak_update(
-            self.target,
-            self.critics if self.config.critic_target == "twin_q" else self.value,
-            self.config.target_rate,
-        )
-        losses = {
-            "metric_loss": metric_loss,
-            "critic_loss": critic_loss,
-            "actor_loss": actor_loss,
-            "discriminator_loss": discriminator_loss,
-        }
-        return {name: value.detach() for name, value in {**losses, **metrics, "alpha": self.alpha.clone()}.items()}
+            losses["actor_loss"], parts = self.actor_loss(s, z, alpha)
+            step(self.actor_optimizer, losses["actor_loss"])
+        if self.value:
+            soft_value = parts["q_value"] + c.entropy_temperature * parts["entropy"]
+            losses["value_loss"] = self.value_loss(s, z, soft_value)
+            step(self.value_optimizer, losses["value_loss"])
+        metrics |= {name: part.mean() for name, part in parts.items()} | {"alpha": alpha}
+        if c.regularization != "none":
+            self.update_alpha(metrics["divergence"])
+        polyak_update(self.target, self.value or self.critics, c.target_rate)
+        return {name: loss.detach() for name, loss in losses.items()} | metrics
 
     @torch.no_grad()
     def adapt(self, context: Context) -> Policy:
@@ -307,15 +301,15 @@ def released_metric_loss(z: Tensor, task_ids: Tensor) -> Tensor:
 
 def dual_kl(discriminator: nn.Module, s: Tensor, a_pi: Tensor, a_data: Tensor, z: Tensor) -> Tensor:
     """Dual form of KL(pi || data) per transition: log g(a_pi) - g(a_data) + 1 with g = softplus(discriminator)."""
-    g_pi = F.softplus(discriminator(torch.cat([s, a_pi, z], -1)))
-    g_data = F.softplus(discriminator(torch.cat([s, a_data, z], -1)))
+    inputs = torch.cat([torch.cat([s, s]), torch.cat([a_pi, a_data]), torch.cat([z, z])], -1)
+    g_pi, g_data = F.softplus(discriminator(inputs)).chunk(2)
     return (g_pi.log() - g_data + 1).squeeze(-1)
 
 
 def gradient_penalty(discriminator: nn.Module, s: Tensor, a: Tensor, z: Tensor) -> Tensor:
     """Mean squared excess over 1 of the discriminator's gradient norm with respect to the action (BRAC)."""
-    a = a.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(torch.cat([s, a, z], -1)).sum(), a, create_graph=True)
+    action = slice(s.shape[-1], s.shape[-1] + a.shape[-1])
+    gradient = input_gradient(discriminator, torch.cat([s, a, z], -1), action)
     return (gradient.square().sum(-1).add(1e-8).sqrt() - 1).relu().square().mean()
 
 
@@ -341,7 +335,11 @@ def frozen(*networks: nn.Module):
         network.requires_grad_(True)
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def adam(network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -33,6 +33,7 @@ class BehaviorConfig:
     learning_rate: float = 1e-3
     target_rate: float = 0.005
     initial_temperature: float = 0.1
+    target_entropy: float = -1.0  # nats per action dimension
     seed: int = 0
 
 
@@ -76,7 +77,7 @@ def standardised_parameters(tasks: TaskSet) -> Tensor:
 
 
 class BehaviorSAC:
-    """Soft actor-critic of all members at once: twin critics, automatic temperature with target entropy -|A|."""
+    """Soft actor-critic of all members at once: twin critics and automatic temperature."""
 
     def __init__(self, policy: BehaviorPolicy, action_dim: int, discount: float, config: BehaviorConfig):
         self.policy, self.discount, self.config = policy, discount, config
@@ -84,7 +85,7 @@ class BehaviorSAC:
         self.critic = ensemble_mlp(2 * members, policy.in_features + action_dim, (width, width), 1)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = torch.full((members, 1), config.initial_temperature).log().requires_grad_()
-        self.target_entropy = -float(action_dim)
+        self.target_entropy = config.target_entropy * action_dim
         self.optimizers = [
             torch.optim.Adam(params, lr=config.learning_rate, fused=True)
             for params in (self.critic.parameters(), policy.actor.parameters(), [self.log_temperature])

@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,9 +19,13 @@ from omrlbench.data.behavior import BehaviorConfig, BehaviorPolicy, rollout, tra
 from omrlbench.envs.references import normalized_score
 from omrlbench.envs.registry import META_ENVS, MetaEnvSpec
 
-CHECKPOINT_EVERY = 100  # training steps between candidates
+CHECKPOINT_EVERY = 25  # training steps between candidates
 SCORING_EPISODES = 5  # stochastic episodes per training task that score a candidate
 MIXED_CHECKPOINTS = 6
+BEHAVIOR_CONFIGS = {  # of the shipped checkpoints
+    "point_robot": BehaviorConfig(),
+    "point_robot_wind": BehaviorConfig(steps=10_000, target_entropy=-2.0),
+}
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,13 @@ def load_checkpoints(spec: MetaEnvSpec, kind: str) -> Checkpoints:
 def make_checkpoints(
     spec: MetaEnvSpec,
     kind: str,
-    config: BehaviorConfig | None = None,
     on_progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> Path:
     """Train the behaviour policies of `spec` and write the checkpoints that the levels need (minutes on one core).
 
     `on_progress(step, steps, returns)` is told the mean return over training tasks under both rewards.
     """
-    config = config or BehaviorConfig()
+    config = BEHAVIOR_CONFIGS[spec.behavior]
     train_tasks = list(spec.tasks.splits["train"])
     snapshots, returns = {}, {}
 
@@ -99,9 +101,7 @@ def make_checkpoints(
             on_progress(step, config.steps, returns[step])
 
     train_behavior(spec, kind, config, CHECKPOINT_EVERY, keep)
-    levels = {
-        env.name: choose_levels(env, returns) for env in META_ENVS.values() if env.behavior == spec.behavior
-    }
+    levels = {env.name: choose_levels(env, returns) for env in META_ENVS.values() if env.behavior == spec.behavior}
     used = sorted({step for table in levels.values() for steps in table.values() for step in steps})
     about = {"config": asdict(config), "levels": levels, "returns": {step: returns[step] for step in used}}
     path = checkpoints_path(spec, kind)
