@@ -1,17 +1,24 @@
-"""Pictures of one run: the return curve, the task embedding, and the paths of point robots. One function per panel."""
+"""Pictures of one run: return curve, task embedding, and paths of point robots. One function per panel."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import seaborn as sns
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Circle
 
-from omrlbench.envs.references import References
-from omrlbench.envs.registry import MetaEnvSpec
+from omrlbench.envs.point_robot import GOAL_RADIUS, goals_and_winds
+from omrlbench.envs.references import References, reference_returns
+from omrlbench.envs.registry import MetaEnvSpec, get_meta_env
+from omrlbench.record import RunRecord, write_atomic
 
 BLUE, ORANGE, GREEN = sns.color_palette("colorblind", 3)
 COLORMAP = colormaps["viridis"]
@@ -38,17 +45,79 @@ def task_colours(spec: MetaEnvSpec) -> TaskColours:
     """The goal's angle for goals on the plane, else the first task parameter."""
     names, parameters = spec.tasks.parameter_names, spec.tasks.parameters
     if names == ("goal_x", "goal_y"):
-        return TaskColours("angle of the goal (degrees)", np.degrees(np.arctan2(parameters[:, 1], parameters[:, 0])))
+        angles = np.degrees(np.arctan2(parameters[:, 1], parameters[:, 0]))
+        return TaskColours("angle of the goal (degrees)", angles)
     return TaskColours(names[0].replace("_", " "), parameters[:, 0])
 
 
+def run_figure(record: RunRecord, artefact: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write the picture of one run as PNG; `artefact` holds the arrays that training keeps beside the record."""
+    spec = get_meta_env(record.config["env"])
+    colours = task_colours(spec)
+    panels = []
+    if record.result["curve"]:
+        panels.append(lambda axes: _curve(axes, record, spec))
+    if "embeddings" in artefact:
+        embedded = artefact["embeddings"], artefact["embedding_tasks"]
+        panels.append(lambda axes: plot_embedding(axes, *embedded, spec.tasks.splits, colours))
+    if "paths" in artefact and spec.entry_point.startswith("omrlbench.envs.point_robot:"):
+        panels.append(lambda axes: _trajectories(axes, record, artefact, spec, colours))
+    figure = Figure(figsize=(5.3 * max(len(panels), 1), 5.4), layout="constrained")
+    all_axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
+    for panel, axes in zip(panels, all_axes, strict=False):
+        panel(axes)
+    if artefact:
+        figure.colorbar(ScalarMappable(colours.norm, COLORMAP), ax=all_axes[1:], label=colours.label)
+    figure.suptitle(headline(record))
+    figure.supxlabel(caption(record), fontsize="small", color="0.3")
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120)
+    write_atomic(path, content.getvalue())
+
+
+def headline(record: RunRecord) -> str:
+    config, result = record.config, record.result
+    run = f"{config['algo']} on {config['env']}, {config['level']} data"
+    if record.status != "finished":
+        return f"{run}: {record.status}"
+    n_tasks = len(result["evaluations"][-1]["task_ids"])
+    return f"{run}: score {result['score']:.2f} on {n_tasks} {config['eval_split']} tasks"
+
+
+def caption(record: RunRecord) -> str:
+    config = record.config
+    return (
+        f"one run (n = 1), seed {config['seed']}, {config['budget']} budget, offline context, "
+        f"{config['behavior']} behaviour policies; score: mean of the last evaluations"
+    )
+
+
+def _curve(axes: Axes, record: RunRecord, spec: MetaEnvSpec) -> None:
+    curve = record.result["curve"]
+    steps = np.array([point["step"] for point in curve])
+    returns = np.array([point["returns"] for point in curve]).mean(-1)
+    split = curve[0]["split"]
+    plot_curve(axes, steps, returns, reference_returns(spec.name, split), split)
+
+
+def _trajectories(
+    axes: Axes, record: RunRecord, artefact: Mapping[str, np.ndarray], spec: MetaEnvSpec, colours: TaskColours
+) -> None:
+    tasks = artefact["path_tasks"]
+    goals, _ = goals_and_winds(spec, tasks)
+    radius = GOAL_RADIUS if spec.reward == "sparse" else None
+    plot_trajectories(axes, artefact["paths"], goals, colours(tasks), radius)
+    axes.set_title(f"One episode in each {record.config['eval_split']} task")
+
+
 def plot_curve(axes: Axes, steps: np.ndarray, returns: np.ndarray, references: References, split: str) -> None:
-    """Mean return over tasks at every evaluation, with the spread over tasks; `returns` is (n_evaluations, n_tasks).
+    """Mean return over tasks at every evaluation and the spread over tasks; `returns` is (evaluations, tasks).
 
     The right axis shows the same as a score: 0 random, 1 expert.
     """
     low, high = np.percentile(returns, (10, 90), axis=1)
-    axes.plot(steps, returns.mean(1), color=BLUE, marker="o", markersize=3, label=f"mean of {returns.shape[1]} tasks")
+    mean_label = f"mean of {returns.shape[1]} tasks"
+    axes.plot(steps, returns.mean(1), color=BLUE, marker="o", markersize=3, label=mean_label)
     axes.fill_between(steps, low, high, color=BLUE, alpha=0.25, linewidth=0, label="10th to 90th percentile")
     axes.axhline(references.expert, color=GREEN, linestyle="--", label="expert")
     axes.axhline(references.random, color=ORANGE, linestyle=":", label="random")
@@ -60,7 +129,7 @@ def plot_curve(axes: Axes, steps: np.ndarray, returns: np.ndarray, references: R
 
 
 def principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (n, 2) of `points` (n, d) on their first two principal axes, and the fraction of variance of each."""
+    """Coordinates (n, 2) of `points` (n, d) on their first two principal axes, and each one's part of the variance."""
     centred = points - points.mean(0)
     padded = np.pad(centred, ((0, 0), (0, max(0, 2 - points.shape[1]))))
     left, singular, _ = np.linalg.svd(padded, full_matrices=False)
@@ -69,21 +138,24 @@ def principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plot_embedding(
-    axes: Axes, embeddings: np.ndarray, task_ids: np.ndarray, splits: Mapping[str, Sequence[int]], colours: TaskColours
+    axes: Axes,
+    embeddings: np.ndarray,
+    task_ids: np.ndarray,
+    splits: Mapping[str, Sequence[int]],
+    colours: TaskColours,
 ) -> None:
     """The embeddings (n, latent) of the tasks `task_ids` (n,), which may repeat, on their principal axes."""
     points, fraction = principal_axes(embeddings)
     for split, ids in splits.items():
         chosen = np.isin(task_ids, ids)
         train = split == "train"
-        style = {"s": 28, "linewidths": 0} if train else {"s": 55, "linewidths": 0.8, "edgecolors": "black"}
-        axes.scatter(
-            *points[chosen].T, c=colours(task_ids[chosen]), marker=MARKERS[split], label=f"{split} tasks", **style
-        )
+        style = {"s": 10, "linewidths": 0} if train else {"s": 24, "linewidths": 0.5, "edgecolors": "black"}
+        style |= {"marker": MARKERS[split], "label": f"{split} tasks"}
+        axes.scatter(*points[chosen].T, c=colours(task_ids[chosen]), **style)
     axes.set(
         xlabel=f"principal axis 1 ({fraction[0]:.0%} of the variance)",
         ylabel=f"principal axis 2 ({fraction[1]:.0%})",
-        title="Embedding of the tasks",
+        title=f"Embedding, {len(task_ids) // len(np.unique(task_ids))} contexts per task",
     )
     for handle in legend_below(axes).legend_handles:
         handle.set_facecolor("0.6")
@@ -99,17 +171,16 @@ def plot_trajectories(
     for path, goal, colour in zip(paths, goals, colours, strict=True):
         if goal_radius is not None:
             axes.add_patch(Circle(goal, goal_radius, facecolor=colour, edgecolor="none", alpha=0.15))
-        axes.plot(*path.T, color=colour, linewidth=1.3, marker=".", markersize=3)
+        axes.plot(path[:, 0], path[:, 1], color=colour, linewidth=1.3, marker=".", markersize=3)
     axes.scatter(0, 0, marker="P", s=50, color="black", zorder=3, label="start")
     axes.scatter(*goals.T, marker="*", s=110, facecolors="none", edgecolors="black", zorder=3, label="goal")
     if goal_radius is not None:
         axes.scatter([], [], s=150, color="0.85", label=f"reward: within {goal_radius:g} of the goal")
-    axes.set(xlabel="x", ylabel="y", title="One episode per test task")
+    axes.set(xlabel="x", ylabel="y", title="One episode in each task")
     axes.set_aspect("equal", adjustable="datalim")
     legend_below(axes)
 
 
-def legend_below(axes: Axes):
-    return axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize="small", frameon=False, columnspacing=1.2
-    )
+def legend_below(axes: Axes) -> Legend:
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
+    return axes.legend(**place, fontsize="small", frameon=False, markerscale=1.3)

@@ -1,0 +1,390 @@
+"""The commands `bench` and `omrlbench`: parsing and printing; every verb calls one function of the harness.
+
+Only click is imported up here, so that `bench --help` answers at once.
+"""
+
+import errno
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from omrlbench.config import RunConfig
+    from omrlbench.envs.registry import MetaEnvSpec
+    from omrlbench.record import RunRecord
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+INTERRUPTED = 130
+PIPE_WIDTH = 160  # columns where the output is no terminal
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command. Every foreseen error is one line on standard error and an exit code."""
+    sys.exit(_exit_code(argv))
+
+
+def _exit_code(argv: Sequence[str] | None) -> int:
+    from omrlbench.errors import BenchError
+
+    try:
+        return cli.main(argv, prog_name="bench", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return error.exit_code
+    except click.UsageError as error:
+        return _complain(f"{error.format_message()} See {_command_path(error)} --help.", error.exit_code)
+    except click.Abort:
+        return _complain("interrupted", INTERRUPTED)
+    except BenchError as error:
+        return _complain(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        return _complain(f"cannot write {error.filename or 'the output'}: {error.strerror}", 1)
+
+
+def _complain(message: str, exit_code: int) -> int:
+    click.echo(f"bench: {message}", err=True)
+    return exit_code
+
+
+def _command_path(error: click.UsageError) -> str:
+    return error.ctx.command_path if error.ctx else "bench"
+
+
+class Verbs(click.Group):
+    """A group that answers an unknown command with the ones that exist."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from omrlbench.errors import unknown
+
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown(f"command of {ctx.command_path}", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+def options(*decorators: Callable) -> Callable:
+    """Several click options as one decorator, in the order in which help shows them."""
+
+    def decorate(command: Callable) -> Callable:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+behavior_option = click.option(
+    "--behavior",
+    metavar="KIND",
+    help="Behaviour policies: per_task or conditioned.  [default: the environment's]",
+)
+level_option = click.option(
+    "--level", default="expert", show_default=True, help="Data quality: random, medium, expert, mixed."
+)
+data_dir_option = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Where datasets are kept.  [default: Minari's]"
+)
+cell_options = options(
+    click.option("--algo", required=True, help="Method, see bench list algos."),
+    click.option("--env", required=True, help="Meta-environment, see bench list envs."),
+    level_option,
+    click.option("--budget", default="cpu", show_default=True, help="Amount of training: smoke, cpu, paper."),
+    click.option("--preset", help="Named values of the method, for example released-code."),
+    click.option("--seed", default=0, show_default=True, help="Of everything that is random in the run."),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Repeatable."),
+    behavior_option,
+    click.option("--eval-split", default="test", show_default=True, help="Evaluated at the end; or validation."),
+)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="omrl-bench", message="%(version)s")
+def cli() -> None:
+    """Train and compare offline meta-reinforcement learning methods."""
+
+
+@cli.command()
+@cell_options
+@click.option(
+    "--results-dir",
+    type=click.Path(path_type=Path),
+    help="Where records go.  [default: results/local]",
+)
+@data_dir_option
+@click.option("--overwrite", is_flag=True, help="Run again although a finished record exists.")
+def run(results_dir: Path, data_dir: Path | None, overwrite: bool, **cell: Any) -> int:
+    """Train one method on one meta-environment and evaluate it.
+
+    Writes one record and one picture. Interrupted, the same command goes on where it stopped.
+    """
+    from omrlbench.config import resolve
+
+    config = resolve(**cell)
+
+    from omrlbench import training
+    from omrlbench.progress import Bar
+
+    results_dir = results_dir or training.default_results_dir()
+    with Bar() as bar:
+        record = training.run(
+            config,
+            results_dir=results_dir,
+            data_dir=data_dir,
+            argv=sys.argv,
+            overwrite=overwrite,
+            on_progress=bar.training,
+            on_message=bar.message,
+        )
+    present(record, config.record_path(results_dir))
+    return record.exit_code
+
+
+def present(record: "RunRecord", path: Path) -> None:
+    """Print the run's table, draw its picture, and say where both are."""
+    import numpy as np
+
+    from omrlbench.plots import headline, run_figure
+
+    click.echo(headline(record))
+    if record.status == "finished":
+        print_returns(record)
+    click.echo(f"record: {path}")
+    if record.result["curve"]:
+        artefact, picture = path.with_suffix(".npz"), path.with_suffix(".png")
+        run_figure(record, dict(np.load(artefact)) if artefact.exists() else {}, picture)
+        click.echo(f"picture: {picture}")
+
+
+def print_returns(record: "RunRecord") -> None:
+    """The mean return per task over the evaluations that the score averages, and the means to compare with."""
+    import numpy as np
+
+    from omrlbench.envs.references import reference_returns
+    from omrlbench.envs.registry import get_meta_env
+
+    name, split = record.config["env"], record.config["eval_split"]
+    evaluations = [e for e in record.result["evaluations"] if e["protocol"] == "offline"]
+    returns = np.mean([e["returns"] for e in evaluations], axis=(0, 2))
+    tasks = get_meta_env(name).tasks
+    rows = []
+    for task, mean in zip(evaluations[0]["task_ids"], returns, strict=True):
+        rows.append((str(task), ", ".join(f"{value:.3f}" for value in tasks.parameters[task]), f"{mean:.2f}"))
+    references = reference_returns(name, split)
+    means = (("mean", returns.mean()), ("expert", references.expert), ("random", references.random))
+    rows += [(label, "", f"{value:.2f}") for label, value in means]
+    print_table((f"{split} task", ", ".join(tasks.parameter_names), "return"), rows, numbers=("return",))
+
+
+@cli.command()
+@cell_options
+def show(**cell: Any) -> None:
+    """Print every value of a run's configuration and where it came from."""
+    from omrlbench.config import explain, resolve
+
+    rows = explain(resolve(**cell))
+    print_table(("key", "value", "from"), ((key, str(value), source) for key, value, source in rows))
+
+
+@cli.group(name="list", cls=Verbs)
+def list_group() -> None:
+    """List what there is."""
+
+
+@list_group.command()
+def algos() -> None:
+    """Methods, and which package each comes from."""
+    from omrlbench.registry import algorithms
+
+    print_table(("method", "from"), algorithms().items())
+
+
+@list_group.command()
+def envs() -> None:
+    """Meta-environments."""
+    from omrlbench.envs.registry import META_ENVS
+
+    rows = []
+    for spec in META_ENVS.values():
+        splits = " / ".join(str(len(ids)) for ids in spec.tasks.splits.values())
+        rows.append((spec.name, splits, str(spec.horizon), spec.description))
+    print_table(("meta-environment", "train / validation / test tasks", "horizon", "task"), rows)
+
+
+@list_group.command()
+@data_dir_option
+def datasets(data_dir: Path | None) -> None:
+    """Datasets, and which of them are made."""
+    print_datasets(data_dir)
+
+
+@list_group.command()
+@click.option(
+    "--results-dir",
+    type=click.Path(path_type=Path),
+    default=Path("results/runs"),
+    show_default=True,
+    help="Where finished records are looked for.",
+)
+def suites(results_dir: Path) -> None:
+    """Suites: the cells that a leaderboard promises, and how many of them are finished."""
+    rows = []
+    for name, cells in sorted(suite_cells().items()):
+        finished = sum(is_finished(cell.record_path(results_dir)) for cell in cells)
+        rows.append((name, str(len(cells)), str(finished)))
+    print_table(("suite", "cells", "finished"), rows, numbers=("cells", "finished"))
+
+
+def suite_cells() -> dict[str, list["RunConfig"]]:
+    """Every suite's cells, one per method, environment, level and seed."""
+    from dataclasses import replace
+    from importlib.resources import files
+    from itertools import product
+
+    import yaml
+
+    from omrlbench.config import resolve
+
+    suites = {}
+    for file in (files("omrlbench") / "suites").iterdir():
+        table = yaml.safe_load(file.read_text())
+        cells = product(table["envs"], table["algos"], table["levels"])
+        configs = [resolve(env, algo, level=level, budget=table["budget"]) for env, algo, level in cells]
+        seeded = product(configs, table["seeds"])
+        suites[Path(file.name).stem] = [replace(config, seed=seed) for config, seed in seeded]
+    return suites
+
+
+def is_finished(path: Path) -> bool:
+    from omrlbench.record import read_record
+
+    return path.exists() and read_record(path).status == "finished"
+
+
+@cli.group(cls=Verbs)
+def data() -> None:
+    """Make, check and describe datasets."""
+
+
+dataset_options = options(
+    click.argument("env"),
+    level_option,
+    behavior_option,
+    data_dir_option,
+)
+
+
+@data.command(name="list")
+@data_dir_option
+def list_datasets(data_dir: Path | None) -> None:
+    """List all datasets, and which of them are made."""
+    print_datasets(data_dir)
+
+
+def spec_and_kind(env: str, behavior: str | None) -> tuple["MetaEnvSpec", str]:
+    from omrlbench.registry import meta_env
+
+    spec = meta_env(env)
+    return spec, behavior or spec.behavior_kind
+
+
+@data.command(name="show")
+@dataset_options
+def show_dataset(env: str, level: str, behavior: str | None, data_dir: Path | None) -> None:
+    """Describe one dataset: identity, sizes, returns."""
+    from omrlbench.data.store import describe
+
+    spec, kind = spec_and_kind(env, behavior)
+    print_table(("key", "value"), flatten(describe(spec.name, level, behavior=kind, data_dir=data_dir)))
+
+
+@data.command(name="make")
+@dataset_options
+def make(env: str, level: str, behavior: str | None, data_dir: Path | None) -> None:
+    """Make one dataset unless it is there already. `bench run` does so by itself."""
+    from omrlbench.data.generate import make_dataset
+    from omrlbench.data.identity import data_folder, dataset_id
+    from omrlbench.progress import Bar
+
+    spec, kind = spec_and_kind(env, behavior)
+    with Bar() as bar:
+        make_dataset(spec, level, kind, data_dir, on_progress=bar.update)
+    click.echo(f"dataset: {data_folder(dataset_id(spec, level, kind), data_dir).parent}")
+
+
+@data.command()
+@dataset_options
+def validate(env: str, level: str, behavior: str | None, data_dir: Path | None) -> None:
+    """Check every array, episode and byte of one dataset."""
+    from omrlbench.data.identity import dataset_id
+    from omrlbench.data.validate import validate_dataset
+
+    spec, kind = spec_and_kind(env, behavior)
+    validate_dataset(spec, level, kind, data_dir)
+    click.echo(f"{dataset_id(spec, level, kind)}: no defect found")
+
+
+@data.command()
+@click.argument("env")
+@behavior_option
+def train_behavior(env: str, behavior: str | None) -> None:
+    """Train the behaviour policies that are shipped (for maintainers; minutes on one core)."""
+    from omrlbench.data.behavior import KINDS
+    from omrlbench.data.checkpoints import make_checkpoints
+    from omrlbench.errors import unknown
+    from omrlbench.progress import Bar
+
+    spec, kind = spec_and_kind(env, behavior)
+    if kind not in KINDS:
+        raise unknown("behaviour kind", kind, KINDS)
+    with Bar() as bar:
+
+        def on_progress(step: int, steps: int, returns: dict[str, float]) -> None:
+            bar.update(f"return {returns[spec.reward]:.2f}", step, steps)
+
+        path = make_checkpoints(spec, kind, on_progress=on_progress)
+    click.echo(f"policies: {path}")
+
+
+def print_datasets(data_dir: Path | None) -> None:
+    from omrlbench.data.store import list_datasets
+
+    rows = []
+    for about in list_datasets(data_dir):
+        train = about.get("splits", {}).get("train")
+        score = f"{train['normalized_score']:.2f}" if train else ""
+        rows.append((about["id"], about["level"], about["behavior"], score, about["state"]))
+    print_table(("dataset", "level", "behaviour", "score of its data", "state"), rows)
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as rows (dotted key, value)."""
+    rows = []
+    for key, value in table.items():
+        nested = isinstance(value, Mapping)
+        rows += flatten(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", str(value))]
+    return rows
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()) -> None:
+    """Columns named in `numbers` are aligned to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        table.add_column(name, overflow="fold", justify="right" if name in numbers else "left")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def console() -> "Console":
+    from rich.console import Console
+
+    found = Console(highlight=False, markup=False)
+    return found if found.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)

@@ -1,0 +1,284 @@
+"""The configuration of a run: typed values, where each came from, and the fingerprint that names the run.
+
+Precedence, later wins: method defaults, environment, method on environment, budget, preset, `--set`.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from omrlbench.errors import BenchError, unknown
+from omrlbench.registry import algorithm_class, meta_env
+
+if TYPE_CHECKING:
+    from omrlbench.algorithms.algorithm import AlgorithmConfig
+
+EVAL_SPLITS = ("test", "validation")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What the loop reads. Only `checkpoint_interval` has no influence on results."""
+
+    steps: int = 15_000  # updates of the learner
+    eval_interval: int = 500  # updates between two points of the curve; the last update is always one
+    eval_episodes: int = 2  # per validation task and point of the curve
+    final_eval_episodes: int = 10  # per task of the final evaluations
+    checkpoint_interval: int = 1_000  # updates between two saved states
+    rl_reward: Literal["dense", "sparse"] = "dense"  # what the learner maximises; scores use the environment's own
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, complete. `revisions` are this installation's; `dataset` is the data's recipe fingerprint."""
+
+    env: str
+    level: str
+    algo: str
+    behavior: str  # kind of behaviour policy that collected the data
+    budget: str
+    preset: str | None
+    seed: int
+    eval_split: str  # where final parameters are evaluated: "test", or "validation" while tuning
+    training: TrainingConfig
+    algorithm: "AlgorithmConfig"
+    revisions: dict[str, int]
+    dataset: str
+    sources: dict[str, str] = field(compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, everything except `sources`."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sources"}
+        values["training"], values["algorithm"] = asdict(self.training), asdict(self.algorithm)
+        return json.loads(json.dumps(values, allow_nan=False)) | {"fingerprint": self.fingerprint}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that changes results, except the seed."""
+        identity = {
+            "env": self.env,
+            "level": self.level,
+            "algo": self.algo,
+            "behavior": self.behavior,
+            "eval_split": self.eval_split,
+            "training": asdict(self.training),
+            "algorithm": asdict(self.algorithm),
+            "revisions": self.revisions,
+            "dataset": self.dataset,
+        }
+        del identity["training"]["checkpoint_interval"]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+    def record_path(self, results_dir: str | Path) -> Path:
+        cell = f"{self.budget}-{self.fingerprint[:8]}"
+        return Path(results_dir) / self.env / self.level / self.algo / cell / f"seed-{self.seed}.json"
+
+
+def resolve(
+    env: str,
+    algo: str,
+    *,
+    level: str = "expert",
+    budget: str = "cpu",
+    preset: str | None = None,
+    seed: int = 0,
+    behavior: str | None = None,
+    eval_split: str = "test",
+    overrides: Sequence[str] = (),
+) -> RunConfig:
+    """The complete configuration; `overrides` are "key=value" strings. Raises BenchError in one line."""
+    spec, method = meta_env(env), algorithm_class(algo)
+    from omrlbench.data.behavior import KINDS
+    from omrlbench.data.store import recipe_fingerprint
+    from omrlbench.envs.registry import LEVELS
+    from omrlbench.evaluation import PROTOCOL_REVISION
+
+    behavior = behavior or spec.behavior_kind
+    _check("level", level, LEVELS)
+    _check("behaviour kind", behavior, KINDS)
+    _check("evaluation split", eval_split, EVAL_SPLITS)
+    if not spec.tasks.splits[eval_split]:
+        raise BenchError(f"{env} has no {eval_split} tasks")
+    if not 0 <= seed < 2**32:
+        raise BenchError(f"a seed is an integer from 0 to 2**32 - 1, not {seed}")
+    if preset is not None:
+        _check(f"preset of {algo}", preset, method.presets)
+
+    values = _Values(algo, method.Config)
+    values.update(f"environment {env}", values.known_to_method(spec.learner_defaults))
+    values.update(f"{algo} on {env}", method.environment_values.get(env, {}))
+    for source, training, algorithm in _budget_layers(budget, env):
+        values.update(source, training)
+        values.update(source, values.known_to_method(algorithm))
+    if preset is not None:
+        values.update(f"preset {preset}", method.presets[preset])
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise BenchError(f"--set takes key=value, not {override!r}")
+        values.update("--set", {key.strip(): value.strip()})
+
+    training, algorithm = values.build()
+    return RunConfig(
+        env=env,
+        level=level,
+        algo=algo,
+        behavior=behavior,
+        budget=budget,
+        preset=preset,
+        seed=seed,
+        eval_split=eval_split,
+        training=training,
+        algorithm=algorithm,
+        revisions={"algorithm": method.revision, "env": spec.revision, "protocol": PROTOCOL_REVISION},
+        dataset=recipe_fingerprint(spec, level, behavior),
+        sources=values.sources,
+    )
+
+
+def explain(config: RunConfig) -> list[tuple[str, Any, str]]:
+    """Every value of the configuration as (key, value, where it came from)."""
+    given = ("env", "level", "algo", "behavior", "budget", "preset", "seed", "eval_split")
+    rows = [(key, getattr(config, key), "command line or its default") for key in given]
+    for section in (config.training, config.algorithm):
+        rows += [(f.name, getattr(section, f.name), config.sources[f.name]) for f in fields(section)]
+    rows += [(f"{name} revision", value, "this installation") for name, value in config.revisions.items()]
+    return [
+        *rows,
+        ("dataset recipe", config.dataset, "this installation"),
+        ("fingerprint", config.fingerprint, ""),
+    ]
+
+
+def budget_names() -> list[str]:
+    return sorted(Path(f.name).stem for f in _budgets().iterdir() if f.name.endswith(".yaml"))
+
+
+class _Values:
+    """Field values under construction: those of the loop and of one method, in one flat namespace."""
+
+    def __init__(self, algo: str, method_config: type):
+        self.sections = (TrainingConfig, method_config)
+        self.hints = [get_type_hints(section) for section in self.sections]
+        clash = sorted(set(self.hints[0]) & set(self.hints[1]))
+        if clash:
+            raise BenchError(f"{algo}: the config field {clash[0]!r} belongs to the training loop, rename it")
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+        for section, source in zip(self.sections, ("default", f"{algo} default"), strict=True):
+            for name, value in vars(section()).items():
+                self.values[name], self.sources[name] = value, source
+
+    def known_to_method(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key in self.hints[1]}
+
+    def update(self, source: str, values: dict[str, Any]) -> None:
+        hints = self.hints[0] | self.hints[1]
+        for key, value in values.items():
+            if key not in hints:
+                raise unknown(f"key in {source}", key, hints)
+            try:
+                self.values[key] = convert(value, hints[key])
+            except ValueError as error:
+                raise BenchError(f"{source}: {key} is {error}, not {value!r}") from None
+            self.sources[key] = source
+
+    def build(self) -> list[Any]:
+        """The instances of both sections."""
+        try:
+            return [
+                section(**{name: self.values[name] for name in hints})
+                for section, hints in zip(self.sections, self.hints, strict=True)
+            ]
+        except ValueError as error:
+            raise BenchError(str(error)) from None
+
+
+def convert(value: Any, annotation: Any) -> Any:
+    """`value`, text or already typed, as `annotation` demands. Raises ValueError saying what is expected.
+
+    Text for a tuple separates its items by commas; "none" is None.
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        (inner,) = (a for a in arguments if a is not NoneType)
+        return None if value in (None, "none") else convert(value, inner)
+    if origin is Literal:
+        for choice in arguments:
+            if value in (choice, str(choice)):
+                return choice
+        raise ValueError(f"one of {', '.join(map(str, arguments))}")
+    if origin is tuple:
+        items = [item for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            raise ValueError("a list separated by commas")
+        return tuple(convert(item, arguments[0]) for item in items)
+    return _SCALARS[annotation](value)
+
+
+def _to_bool(value: Any) -> bool:
+    named = {"true": True, "false": False}.get(str(value).lower())
+    if named is None:
+        raise ValueError("true or false")
+    return named
+
+
+def _to_int(value: Any) -> int:
+    try:
+        if isinstance(value, bool | float):
+            raise TypeError
+        return int(value)
+    except (TypeError, ValueError):
+        raise ValueError("an integer") from None
+
+
+def _to_float(value: Any) -> float:
+    try:
+        if isinstance(value, bool) or not abs(number := float(value)) < float("inf"):
+            raise TypeError
+        return number
+    except (TypeError, ValueError):
+        raise ValueError("a finite number") from None
+
+
+def _to_str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("text")
+    return value
+
+
+_SCALARS = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
+
+
+def _check(kind: str, given: str, allowed: Sequence[str]) -> None:
+    if given not in allowed:
+        raise unknown(kind, given, allowed)
+
+
+def _budgets() -> Any:
+    return files("omrlbench") / "budgets"
+
+
+def _budget_layers(budget: str, env: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """(source, training values, algorithm values) of the budget, then of its section for `env`."""
+    import yaml
+
+    _check("budget", budget, budget_names())
+    table = yaml.safe_load((_budgets() / f"{budget}.yaml").read_text())
+    layers = [
+        (f"budget {budget}", table),
+        (f"budget {budget} on {env}", table.get("environments", {}).get(env, {})),
+    ]
+    return [(source, part.get("training", {}), part.get("algorithm", {})) for source, part in layers]

@@ -1,0 +1,102 @@
+"""What a dataset is called, where it lies, and what it must be made of: id, folder, recipe and pins."""
+
+import hashlib
+import json
+import os
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omrlbench.data.behavior import KINDS
+from omrlbench.data.checkpoints import load_checkpoints
+from omrlbench.data.episodes import DatasetError
+from omrlbench.envs.registry import LEVELS, MetaEnvSpec
+from omrlbench.envs.tasks import PUBLISHED_SEED
+from omrlbench.errors import unknown
+
+DATASET_REVISION = 1  # the N of "-vN": bumped when the form of a dataset changes
+GENERATOR_REVISION = 1  # bumped when the same recipe would give other data
+EPISODES = 50  # per task
+ROLLOUT_SEED = PUBLISHED_SEED
+
+PINNED = "pinned"
+OTHER_MACHINE = "pinned recipe, other machine"
+UNPINNED = "not a leaderboard dataset"
+
+
+def dataset_id(spec: MetaEnvSpec, level: str, kind: str) -> str:
+    """The Minari id. Raises BenchError for an unknown level or kind of behaviour policy."""
+    if level not in LEVELS:
+        raise unknown("level", level, LEVELS)
+    if kind not in KINDS:
+        raise unknown("behaviour kind", kind, KINDS)
+    name = level if kind == spec.behavior_kind else f"{level}-{kind}"
+    return f"omrl/{spec.name}/{name}-v{DATASET_REVISION}"
+
+
+def datasets_root(data_dir: str | Path | None = None) -> Path:
+    """`data_dir`, else the folder that MINARI_DATASETS_PATH names, else Minari's own in the home folder."""
+    return Path(data_dir or os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def data_folder(dataset: str, data_dir: str | Path | None = None) -> Path:
+    """The folder that Minari keeps the files of the dataset with this id in, whether it exists or not."""
+    return datasets_root(data_dir) / dataset / "data"
+
+
+def make_command(spec: MetaEnvSpec, level: str, kind: str) -> str:
+    behavior = "" if kind == spec.behavior_kind else f" --behavior {kind}"
+    return f"bench data make {spec.name} --level {level}{behavior}"
+
+
+def recipe(spec: MetaEnvSpec, level: str, kind: str, episodes: int = EPISODES) -> dict[str, Any]:
+    """Everything that decides the content of a dataset, JSON-able and equal on every machine.
+
+    Raises DatasetError where there are no behaviour checkpoints.
+    """
+    try:
+        checkpoints = load_checkpoints(spec, kind)
+    except FileNotFoundError as error:
+        raise DatasetError(str(error)) from None
+    return {
+        "env": spec.name,
+        "env_revision": spec.revision,
+        "level": level,
+        "horizon": spec.horizon,
+        "task_set_sha256": hashlib.sha256(spec.tasks.to_json().encode()).hexdigest(),
+        "checkpoints_sha256": checkpoints.sha256,
+        "checkpoint_steps": list(checkpoints.levels[spec.name][level]),
+        "episodes": episodes,
+        "rollout_seed": ROLLOUT_SEED,
+        "generator_revision": GENERATOR_REVISION,
+    }
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def recipe_fingerprint(spec: MetaEnvSpec, level: str, kind: str) -> str:
+    """The fingerprint of the dataset that `load_dataset` makes, without making it."""
+    return fingerprint(recipe(spec, level, kind))
+
+
+@cache
+def pins() -> dict[str, dict[str, Any]]:
+    """By dataset id: `recipe`, `content`, `task_mean_returns` and the `tolerance` of these, as measured once."""
+    return json.loads(files("omrlbench.data").joinpath("pins.json").read_text())
+
+
+def pin_state(dataset: str, omrl: dict[str, Any]) -> str:
+    """How a dataset with the metadata `omrl` compares with the pinned one: PINNED, OTHER_MACHINE or UNPINNED."""
+    pin = pins().get(dataset)
+    if pin is None or pin["recipe"] != omrl["recipe_sha256"]:
+        return UNPINNED
+    if pin["content"] == omrl["content_sha256"]:
+        return PINNED
+    difference = np.abs(np.subtract(pin["task_mean_returns"], omrl["task_mean_returns"]))
+    return OTHER_MACHINE if difference.max() <= pin["tolerance"] else UNPINNED

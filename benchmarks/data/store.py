@@ -1,0 +1,179 @@
+"""The datasets on this machine: load one (making it on first use), list and describe them."""
+
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from omrlbench.data.behavior import KINDS
+from omrlbench.data.dataset import MultiTaskDataset
+from omrlbench.data.episodes import Arrays, DatasetError, content_sha256, read_indexed
+from omrlbench.data.generate import Progress, make_dataset
+from omrlbench.data.identity import (
+    data_folder,
+    dataset_id,
+    make_command,
+    pin_state,
+    recipe,
+    recipe_fingerprint,
+)
+from omrlbench.data.validate import advising, read_checked, read_metadata
+from omrlbench.envs.references import normalized_score
+from omrlbench.envs.registry import LEVELS, META_ENVS, MetaEnvSpec, get_meta_env
+
+__all__ = [
+    "DatasetError",
+    "dataset_id",
+    "describe",
+    "list_datasets",
+    "load_dataset",
+    "recipe_fingerprint",
+]
+
+
+def load_dataset(
+    env: str,
+    level: str = "expert",
+    *,
+    behavior: str | None = None,
+    data_dir: str | Path | None = None,
+    on_progress: Progress | None = None,
+) -> MultiTaskDataset:
+    """The dataset of a meta-environment and level as contiguous tensors, made and checked on first use.
+
+    `behavior` is the kind of behaviour policy, by default the environment's. Datasets lie in `data_dir`, by default
+    the folder that MINARI_DATASETS_PATH names, else Minari's own. The content hash is verified at every load;
+    `metadata["state"]` tells how the dataset compares with the pinned one.
+
+    Raises DatasetError, one line, where the data are damaged, made by another recipe than this version's, or cannot be
+    written, and ValueError or BenchError for an unknown name.
+    """
+    spec = get_meta_env(env)
+    kind = behavior or spec.behavior_kind
+    dataset = dataset_id(spec, level, kind)
+    folder = data_folder(dataset, data_dir)
+    if not folder.exists():
+        make_dataset(spec, level, kind, data_dir, on_progress=on_progress)
+    with advising(make_command(spec, level, kind)):
+        omrl, arrays, task_ids = _read(spec, dataset, folder)
+        _check_recipe(spec, level, kind, folder, omrl["recipe"])
+    metadata = omrl | {"id": dataset, "state": pin_state(dataset, omrl)}
+    return _as_tensors(spec, level, arrays, task_ids, metadata)
+
+
+def _read(spec: MetaEnvSpec, dataset: str, folder: Path) -> tuple[dict[str, Any], Arrays, np.ndarray]:
+    """By the index where that gives the right bytes; otherwise the long way, which says what is damaged."""
+    omrl = read_metadata(dataset, folder)
+    try:
+        arrays, task_ids = read_indexed(folder, spec)
+        if content_sha256(arrays, task_ids) == omrl["content_sha256"]:
+            return omrl, arrays, task_ids
+    except (OSError, KeyError, ValueError, BadZipFile):
+        pass
+    return read_checked(spec, dataset, folder)
+
+
+def _check_recipe(spec: MetaEnvSpec, level: str, kind: str, folder: Path, stored: dict[str, Any]) -> None:
+    current = recipe(spec, level, kind, stored["episodes"])
+    differing = [name for name in current if stored.get(name) != current[name]]
+    if differing:
+        raise DatasetError(f"{folder}: was made with another {' and '.join(differing)} than this version has")
+
+
+def _as_tensors(
+    spec: MetaEnvSpec, level: str, arrays: Arrays, task_ids: np.ndarray, metadata: dict[str, Any]
+) -> MultiTaskDataset:
+    def flat(values: np.ndarray) -> torch.Tensor:
+        """(episodes, horizon, ...) -> (episodes * horizon, ...), contiguous."""
+        return torch.from_numpy(np.ascontiguousarray(values).reshape(-1, *values.shape[2:]))
+
+    size = np.bincount(task_ids) * spec.horizon
+    return MultiTaskDataset(
+        spec=spec,
+        level=level,
+        observations=flat(arrays["observations"][:, :-1]),
+        actions=flat(arrays["actions"]),
+        rewards={kind: flat(arrays[f"infos/{kind}_reward"]) for kind in ("dense", "sparse")},
+        next_observations=flat(arrays["observations"][:, 1:]),
+        terminated=flat(arrays["terminations"]),
+        truncated=flat(arrays["truncations"]),
+        task_start=np.cumsum(size) - size,
+        task_size=size,
+        metadata=metadata,
+    )
+
+
+def list_datasets(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
+    """`describe` of every dataset of the default behaviour kinds, on disk or not, and of all others on disk.
+
+    A damaged one is listed with the reason as its state.
+    """
+    return [
+        _describe_or_reason(spec, level, kind, data_dir)
+        for spec in META_ENVS.values()
+        for level in LEVELS
+        for kind in KINDS
+        if kind == spec.behavior_kind or data_folder(dataset_id(spec, level, kind), data_dir).exists()
+    ]
+
+
+def _describe_or_reason(spec: MetaEnvSpec, level: str, kind: str, data_dir: str | Path | None) -> dict[str, Any]:
+    try:
+        return describe(spec.name, level, behavior=kind, data_dir=data_dir)
+    except DatasetError as error:
+        return _outline(spec, level, kind, data_dir) | {"state": str(error)}
+
+
+def _outline(spec: MetaEnvSpec, level: str, kind: str, data_dir: str | Path | None) -> dict[str, Any]:
+    dataset = dataset_id(spec, level, kind)
+    folder = data_folder(dataset, data_dir)
+    return {
+        "id": dataset,
+        "env": spec.name,
+        "level": level,
+        "behavior": kind,
+        "path": str(folder.parent),
+        "on_disk": folder.exists(),
+        "state": "not made",
+    }
+
+
+def describe(
+    env: str, level: str = "expert", *, behavior: str | None = None, data_dir: str | Path | None = None
+) -> dict[str, Any]:
+    """What is known of one dataset without reading its arrays.
+
+    Always `id`, `env`, `level`, `behavior`, `path`, `on_disk` and `state`; of one on disk also `episodes`,
+    `transitions`, `size` (bytes), `splits` (per split `tasks`, `mean_return`, `normalized_score`), `recipe`,
+    `recipe_sha256` and `content_sha256`. Raises DatasetError where its metadata is damaged.
+    """
+    spec = get_meta_env(env)
+    kind = behavior or spec.behavior_kind
+    outline = _outline(spec, level, kind, data_dir)
+    if not outline["on_disk"]:
+        return outline
+    folder = data_folder(outline["id"], data_dir)
+    omrl = read_metadata(outline["id"], folder)
+    episodes = omrl["recipe"]["episodes"] * len(omrl["task_mean_returns"])
+    return outline | {
+        "state": pin_state(outline["id"], omrl),
+        "episodes": episodes,
+        "transitions": episodes * omrl["recipe"]["horizon"],
+        "size": sum(file.stat().st_size for file in folder.iterdir()),
+        "splits": _split_returns(spec, np.array(omrl["task_mean_returns"])),
+        "recipe": omrl["recipe"],
+        "recipe_sha256": omrl["recipe_sha256"],
+        "content_sha256": omrl["content_sha256"],
+    }
+
+
+def _split_returns(spec: MetaEnvSpec, task_means: np.ndarray) -> dict[str, dict[str, float]]:
+    table = {}
+    for split, tasks in spec.tasks.splits.items():
+        if tasks:
+            mean = float(task_means[list(tasks)].mean())
+            score = normalized_score(spec.name, split, mean)
+            table[split] = {"tasks": len(tasks), "mean_return": mean, "normalized_score": score}
+    return table

@@ -1,0 +1,129 @@
+"""The only evaluation: adapt to each task, roll out, keep every episode's return. See docs/protocols.md."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+from omrlbench.algorithms.algorithm import Algorithm, Policy
+from omrlbench.data.dataset import MultiTaskDataset
+from omrlbench.envs.references import normalized_score
+from omrlbench.errors import Diverged
+
+PROTOCOL_REVISION = 1  # bumped by whoever changes results
+
+
+class Stream(IntEnum):
+    """The independent random streams of a run."""
+
+    LEARNER = 0
+    BATCHES = 1
+    EVALUATION_CONTEXT = 2
+    EVALUATION_RESET = 3
+    EMBEDDING = 4
+
+
+def seed_sequence(seed: int, stream: Stream, *keys: int) -> np.random.SeedSequence:
+    """The seed of one stream of the run `seed`. `keys` select a part of it, always equally many."""
+    return np.random.SeedSequence([seed, stream, *keys])
+
+
+def generator(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
+    return np.random.default_rng(seed_sequence(seed, stream, *keys))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy earned and where it went in every task of a split.
+
+    `returns` (n_tasks, episodes) float64 are undiscounted sums of the environment's own reward.
+    `observations` (n_tasks, episodes, horizon + 1, observation_dim) float32 repeat the last one of an episode
+    after its end.
+    """
+
+    split: str
+    task_ids: tuple[int, ...]
+    returns: np.ndarray
+    observations: np.ndarray
+    score: float
+
+
+def offline(
+    algorithm: Algorithm,
+    dataset: MultiTaskDataset,
+    task_ids: Sequence[int],
+    context_size: int,
+    generators: Sequence[np.random.Generator],
+) -> Policy:
+    """FOCAL, Algorithm 2: the context is drawn from the test task's own logged data."""
+    return algorithm.adapt(dataset.draw_context(task_ids, context_size, generators))
+
+
+PROTOCOLS = {"offline": offline}  # protocol -> how it makes the policy of `task_ids`, one entry per episode
+
+
+@torch.no_grad()
+def evaluate(
+    algorithm: Algorithm,
+    dataset: MultiTaskDataset,
+    split: str,
+    episodes: int,
+    seed: int,
+    evaluation_index: int,
+    context_size: int,
+    protocol: str = "offline",
+) -> Evaluation:
+    """Run `episodes` episodes in every task of `split`, all of them at once.
+
+    Every (task, episode) has a context of its own, which depends on nothing but the run's seed, the index of
+    the evaluation, the task and the episode. Raises Diverged if an action is not finite.
+    """
+    spec = dataset.spec
+    task_ids = spec.tasks.splits[split]
+    members = [(task, episode) for task in task_ids for episode in range(episodes)]
+    tasks = [task for task, _ in members]
+    generators = [generator(seed, Stream.EVALUATION_CONTEXT, evaluation_index, *member) for member in members]
+    policy = PROTOCOLS[protocol](algorithm, dataset, tasks, context_size, generators)
+
+    reset_seed = int(seed_sequence(seed, Stream.EVALUATION_RESET, evaluation_index).generate_state(1)[0])
+    returns, observations = roll_out(spec.make_vector(tasks), policy, spec.horizon, reset_seed, algorithm.device)
+    return Evaluation(
+        split,
+        tuple(task_ids),
+        returns.reshape(len(task_ids), episodes),
+        observations.reshape(len(task_ids), episodes, *observations.shape[1:]),
+        float(normalized_score(spec.name, split, float(returns.mean()))),
+    )
+
+
+def roll_out(envs, policy: Policy, horizon: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (n,) and observations (n, horizon + 1, observation_dim) of one episode in each of n `envs`.
+
+    Raises Diverged if an action is not finite.
+    """
+    observations, _ = envs.reset(seed=seed)
+    seen = [observations]
+    returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+    for _ in range(horizon):
+        actions = policy.act(torch.as_tensor(observations, device=device)).cpu().numpy()
+        if not np.isfinite(actions).all():
+            raise Diverged("the policy's actions are not finite")
+        observations, rewards, terminated, truncated, _ = envs.step(actions)
+        returns += np.where(running, rewards, 0.0)
+        seen.append(np.where(running[:, None], observations, seen[-1]))
+        running &= ~(terminated | truncated)
+    return returns, np.stack(seen, 1)
+
+
+@torch.no_grad()
+def embed_tasks(
+    algorithm: Algorithm, dataset: MultiTaskDataset, contexts_per_task: int, seed: int, context_size: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Task ids (n,) and embeddings (n, latent) of fresh contexts of all tasks; None without embeddings."""
+    members = [(task, k) for task in range(len(dataset.spec.tasks)) for k in range(contexts_per_task)]
+    tasks = [task for task, _ in members]
+    generators = [generator(seed, Stream.EMBEDDING, *member) for member in members]
+    embeddings = algorithm.embed(dataset.draw_context(tasks, context_size, generators))
+    return None if embeddings is None else (np.array(tasks), embeddings.cpu().numpy())

@@ -1,0 +1,154 @@
+"""The record of a run: one JSON file with what was asked, what came out, and how it was carried out."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omrlbench.errors import BenchError, Diverged
+
+SCHEMA_VERSION = 1
+STATUSES = ("finished", "diverged")
+RESULT_KEYS = ("status", "message", "score", "curve", "evaluations")
+PACKAGES = ("omrl-bench", "torch", "numpy", "gymnasium", "mujoco", "minari")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run. All values are plain JSON types.
+
+    `config` is complete and equal for equal runs. `result` is equal, bitwise, whenever the same run is
+    repeated on one machine. `execution` is about this particular time. docs/protocols.md describes the keys.
+    """
+
+    config: dict[str, Any]
+    sources: dict[str, str]
+    result: dict[str, Any]
+    execution: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def status(self) -> str:
+        return self.result["status"]
+
+    @property
+    def exit_code(self) -> int:
+        return Diverged.exit_code if self.status == "diverged" else 0
+
+    def to_json(self) -> str:
+        """Raises ValueError if a number is NaN or infinite."""
+        return json.dumps({"schema_version": self.schema_version} | asdict(self), indent=1, allow_nan=False) + "\n"
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    write_atomic(path, record.to_json().encode())
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record at `path`. Raises BenchError naming the file and what is wrong with it."""
+    try:
+        table = json.loads(path.read_text(), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise BenchError(f"there is no run record {path}") from None
+    except ValueError as error:
+        raise BenchError(f"{path} is not a run record: {error}") from None
+    problem = _problem(table)
+    if problem:
+        raise BenchError(f"{path} is not a run record of schema {SCHEMA_VERSION}: {problem}")
+    return RunRecord(**table)
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"it holds {text}")
+
+
+def _problem(table: Any) -> str | None:
+    """What keeps `table` from being a record, None if nothing does."""
+    if not isinstance(table, dict):
+        return "it is not a JSON object"
+    if table.get("schema_version") != SCHEMA_VERSION:
+        return f"its schema version is {table.get('schema_version')}"
+    sections = {"schema_version", "config", "sources", "result", "execution"}
+    if table.keys() != sections:
+        return f"missing or unknown sections: {', '.join(sorted(table.keys() ^ sections))}"
+    missing = [key for key in RESULT_KEYS if key not in table["result"]]
+    if missing:
+        return f"its result has no {missing[0]}"
+    if table["result"]["status"] not in STATUSES:
+        return f"its status is {table['result']['status']!r}"
+    return None
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `path` whole or not at all, on disk when this returns. Raises OSError that names `path`."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def environment_facts(argv: Sequence[str] | None, device: str) -> dict[str, Any]:
+    """What ran and where: command line, versions, commit, hardware, and peak memory so far in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "argv": None if argv is None else list(argv),
+        "git": git_state(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "device": _device_name(device),
+        "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of this package's clone and whether it has changes outside results/; None outside a clone."""
+    here = Path(__file__)
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return None
+    status = _git(here.parent, "status", "--porcelain", "--", ":/", ":(top,exclude)results")
+    return {"commit": _git(here.parent, "rev-parse", "HEAD"), "dirty": bool(status)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    return device if device == "cpu" else f"{device}: {torch.cuda.get_device_name(device)}"

@@ -1,0 +1,442 @@
+"""The only training loop: exact resume, validation curve, test evaluations at the end, one record per run."""
+
+import io
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from omrlbench.algorithms.algorithm import Algorithm, Problem
+from omrlbench.config import RunConfig
+from omrlbench.data.dataset import MetaBatchSampler, MultiTaskDataset
+from omrlbench.data.store import load_dataset
+from omrlbench.errors import BenchError, Diverged, Interrupted, RunBusy
+from omrlbench.evaluation import (
+    PROTOCOLS,
+    Evaluation,
+    Stream,
+    embed_tasks,
+    evaluate,
+    generator,
+    seed_sequence,
+)
+from omrlbench.record import RunRecord, environment_facts, read_record, write_atomic, write_record
+from omrlbench.registry import algorithm_class, meta_env
+
+SCORED_EVALUATIONS = 3  # the score of a run is the mean of this many last evaluations
+HEADLINE_PROTOCOL = "offline"
+CHECK_INTERVAL = 50  # updates between two looks at the losses
+LOSS_LIMIT = 1e8
+ARTEFACT_LIMIT = 500_000  # bytes of each file kept beside the record
+CONTEXTS_PER_TASK = 10  # embedded for the picture of the task space
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is. `metrics` are means since the last evaluation; `score` is the last one of the curve."""
+
+    step: int
+    steps: int
+    metrics: dict[str, float]
+    score: float | None
+    steps_per_second: float
+
+
+def default_results_dir() -> Path:
+    return Path(os.environ.get("OMRLBENCH_RESULTS_DIR", "results/local"))
+
+
+def run(
+    config: RunConfig,
+    *,
+    results_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    argv: Sequence[str] | None = None,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_message: Callable[[str], None] = lambda message: None,
+    on_data_progress: Callable[[str, int, int], None] | None = None,
+) -> RunRecord:
+    """Train, evaluate and write the record; go on where an interrupted run of the same configuration stopped.
+
+    A finished run is not repeated unless `overwrite` is set. `on_message` is told in one line when a run is
+    resumed, was finished before, or diverged; `on_data_progress` gets (what, done, total) while the dataset is
+    made. Raises RunBusy if another process has this run, Interrupted after SIGINT or SIGTERM, and OSError if a
+    file cannot be written.
+    """
+    path = config.record_path(results_dir or default_results_dir())
+    check_device(config.training.device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        if path.exists() and not overwrite:
+            on_message(f"already finished: {path}")
+            return read_record(path)
+        if path.exists():
+            for suffix in (".npz", ".safetensors", ".checkpoint", ".json"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
+        dataset = checked_dataset(config, data_dir, on_data_progress)
+        with deterministic(), StopSignal() as stop:
+            training = TrainingRun(config, on_device(dataset, config.training.device), path)
+            if training.resume():
+                on_message(f"resuming at step {training.step} of {config.training.steps}")
+            record = training.complete(stop, on_progress, argv)
+    if record.status == "diverged":
+        on_message(f"diverged: {record.result['message']}")
+    return record
+
+
+def check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise BenchError(f"device {device!r} is not available here") from None
+
+
+def checked_dataset(
+    config: RunConfig, data_dir: str | Path | None, on_progress: Callable[[str, int, int], None] | None = None
+) -> MultiTaskDataset:
+    """The dataset of the run. Raises BenchError if it was made by another recipe than the configuration's."""
+    dataset = load_dataset(
+        config.env, config.level, behavior=config.behavior, data_dir=data_dir, on_progress=on_progress
+    )
+    if dataset.metadata["recipe_sha256"] != config.dataset:
+        raise BenchError(f"dataset {dataset.metadata['id']} was made by another recipe than this version's")
+    return dataset
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the run whose record is `path`; the operating system frees the lock if the process dies."""
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            yield
+    except Timeout:
+        raise RunBusy(f"another process is working on this run: {path}") from None
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """One thread, deterministic kernels, and the caller's random state left alone."""
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA asks for
+    torch.set_num_threads(1)
+    torch.set_deterministic_debug_mode("error")
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.set_num_threads(threads)
+
+
+class StopSignal:
+    """Inside, the first SIGINT or SIGTERM sets `requested`; a second one acts as usual."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
+
+    def _request(self, number: int, frame: Any) -> None:
+        self.requested = True
+        self.__exit__()
+
+
+def on_device(dataset: MultiTaskDataset, device: str) -> MultiTaskDataset:
+    values = {f.name: getattr(dataset, f.name) for f in fields(dataset)}
+    moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+    rewards = {kind: reward.to(device) for kind, reward in dataset.rewards.items()}
+    return replace(dataset, rewards=rewards, **moved)
+
+
+class MetricMeans:
+    """Means of scalar metrics since the last `reset`; reading or saving them in between changes nothing."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.totals: dict[str, Tensor | float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value.double()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def values(self) -> dict[str, float]:
+        return {name: float(total) / self.counts[name] for name, total in self.totals.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"totals": {name: float(total) for name, total in self.totals.items()}, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.totals, self.counts = state["totals"], state["counts"]
+
+
+def check_losses(means: dict[str, float], step: int) -> None:
+    """Raise Diverged if a mean loss is not finite or has exploded."""
+    for name, value in means.items():
+        if name.endswith("loss") and not abs(value) < LOSS_LIMIT:
+            raise Diverged(f"{name} is {value:.3g} at step {step}")
+
+
+class TrainingRun:
+    """The state of one run between its first update and its record."""
+
+    def __init__(self, config: RunConfig, dataset: MultiTaskDataset, path: Path):
+        self.config, self.dataset, self.path = config, dataset, path
+        self.checkpoint = path.with_suffix(".checkpoint")
+        self.identity = {
+            "fingerprint": config.fingerprint,
+            "seed": config.seed,
+            "content": dataset.metadata["content_sha256"],
+        }
+        self.algorithm = make_algorithm(config, dataset)
+        self.sampler = make_sampler(config, dataset, self.algorithm)
+        self.means = MetricMeans()
+        self.step = 0
+        self.curve: list[dict[str, Any]] = []
+        self.evaluations: list[dict[str, Any]] = []
+        self.sittings: list[dict[str, Any]] = []
+        self.began, self.first_step = time.monotonic(), 0
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def resume(self) -> bool:
+        """Take up the saved state, if there is one. Raises BenchError if it is not of this run."""
+        if not self.checkpoint.exists():
+            return False
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise BenchError(f"cannot read {self.checkpoint}, delete it to start again: {reason}") from error
+        if state["identity"] != self.identity:
+            raise BenchError(f"{self.checkpoint} is of another config, revision or dataset; delete it to start again")
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.sampler.generator.bit_generator.state = state["batches"]
+        torch.set_rng_state(state["torch"])
+        self.means.load_state_dict(state["means"])
+        self.step = self.first_step = state["step"]
+        self.curve, self.evaluations, self.sittings = state["curve"], state["evaluations"], state["sittings"]
+        return True
+
+    def save(self) -> None:
+        state = {
+            "identity": self.identity,
+            "algorithm": self.algorithm.state_dict(),
+            "batches": self.sampler.generator.bit_generator.state,
+            "torch": torch.get_rng_state(),
+            "means": self.means.state_dict(),
+            "step": self.step,
+            "curve": self.curve,
+            "evaluations": self.evaluations,
+            "sittings": self.all_sittings(),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self.checkpoint, buffer.getvalue())
+
+    def complete(
+        self, stop: StopSignal, on_progress: Callable[[Progress], None], argv: Sequence[str] | None
+    ) -> RunRecord:
+        """Train to the end and leave the record in place of the checkpoint."""
+        try:
+            self.train(stop, on_progress)
+            result, artefacts = self.finished_result(), self.write_artefacts()
+        except Diverged as error:
+            result, artefacts = self.diverged_result(error), []
+        metadata = self.dataset.metadata
+        dataset = {"recipe": self.config.dataset, "content": metadata["content_sha256"], "state": metadata["state"]}
+        record = RunRecord(
+            config=self.config.to_dict() | {"dataset": dataset},
+            sources=self.config.sources,
+            result=result,
+            execution=environment_facts(argv, self.config.training.device) | self.times() | {"artefacts": artefacts},
+        )
+        write_record(self.path, record)
+        self.checkpoint.unlink(missing_ok=True)
+        return record
+
+    def train(self, stop: StopSignal, on_progress: Callable[[Progress], None]) -> None:
+        training = self.config.training
+        while self.step < training.steps:
+            self.means.add(self.algorithm.update(self.sampler.sample()))
+            self.step += 1
+            evaluation_due = self.step % training.eval_interval == 0 or self.step == training.steps
+            if evaluation_due or self.step % CHECK_INTERVAL == 0:
+                means = self.means.values()
+                check_losses(means, self.step)
+                if evaluation_due:
+                    self.evaluate(means)
+                on_progress(self.progress(means))
+            if stop.requested:
+                self.save()
+                raise Interrupted(f"stopped at step {self.step} of {training.steps}; the same command resumes")
+            if self.step % training.checkpoint_interval == 0:
+                self.save()
+
+    def evaluate(self, means: dict[str, float]) -> None:
+        """Add a point to the curve; the last ones also measure the split that gives the run its score.
+
+        What is measured there goes to the record only.
+        """
+        training = self.config.training
+        split = "validation" if self.dataset.spec.tasks.splits["validation"] else "train"
+        index = len(self.curve)
+        point = self.evaluation(split, training.eval_episodes, index)
+        finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
+        self.curve.append({"step": self.step, "metrics": finite} | as_plain(point))
+        if index >= number_of_evaluations(training.steps, training.eval_interval) - SCORED_EVALUATIONS:
+            for protocol in PROTOCOLS:
+                measured = self.evaluation(self.config.eval_split, training.final_eval_episodes, index, protocol)
+                self.evaluations.append({"step": self.step, "protocol": protocol} | as_plain(measured))
+        self.means.reset()
+
+    def evaluation(self, split: str, episodes: int, index: int, protocol: str = HEADLINE_PROTOCOL) -> Evaluation:
+        config = self.config
+        size = config.algorithm.context_size
+        return evaluate(self.algorithm, self.dataset, split, episodes, config.seed, index, size, protocol)
+
+    def progress(self, means: dict[str, float]) -> Progress:
+        score = self.curve[-1]["score"] if self.curve else None
+        rate = (self.step - self.first_step) / (time.monotonic() - self.began)
+        return Progress(self.step, self.config.training.steps, means, score, rate)
+
+    def finished_result(self) -> dict[str, Any]:
+        scores = [e["score"] for e in self.evaluations if e["protocol"] == HEADLINE_PROTOCOL]
+        return self._result("finished", None, sum(scores) / len(scores))
+
+    def diverged_result(self, error: Diverged) -> dict[str, Any]:
+        """A diverged run keeps its place with at most the score of a random policy."""
+        last = self.curve[-1]["score"] if self.curve else 0.0
+        return self._result("diverged", str(error), min(0.0, last))
+
+    def _result(self, status: str, message: str | None, score: float) -> dict[str, Any]:
+        return {
+            "status": status,
+            "message": message,
+            "score": score,
+            "curve": self.curve,
+            "evaluations": self.evaluations,
+        }
+
+    def all_sittings(self) -> list[dict[str, Any]]:
+        seconds = time.monotonic() - self.began
+        return [
+            *self.sittings,
+            {"started": self.started, "seconds": seconds, "steps": self.step - self.first_step},
+        ]
+
+    def times(self) -> dict[str, Any]:
+        sittings = self.all_sittings()
+        seconds = sum(sitting["seconds"] for sitting in sittings)
+        return {"sittings": sittings, "wall_seconds": seconds, "steps_per_second": self.step / seconds}
+
+    def write_artefacts(self) -> list[str]:
+        """Keep what pictures and videos need beside the record, where it is small; the names of the files."""
+        contents = {".npz": self.picture_arrays(), ".safetensors": self.weights()}
+        written = []
+        for suffix, content in contents.items():
+            if content and len(content) <= ARTEFACT_LIMIT:
+                write_atomic(self.path.with_suffix(suffix), content)
+                written.append(self.path.with_suffix(suffix).name)
+        return written
+
+    def picture_arrays(self) -> bytes:
+        """An npz of task embeddings, and of the first final episode of each task.
+
+        `embeddings` (n, latent) with `embedding_tasks` (n,), absent where the method has none; `paths`
+        (n_tasks, horizon + 1, observation_dim) with `path_tasks` (n_tasks,), absent where they are too large.
+        """
+        arrays = {}
+        embedded = embed_tasks(
+            self.algorithm,
+            self.dataset,
+            CONTEXTS_PER_TASK,
+            self.config.seed,
+            self.config.algorithm.context_size,
+        )
+        if embedded is not None:
+            arrays["embedding_tasks"], arrays["embeddings"] = embedded
+        final = self.evaluation(self.config.eval_split, 1, len(self.curve) - 1)
+        if final.observations.nbytes <= ARTEFACT_LIMIT:
+            arrays["path_tasks"], arrays["paths"] = np.array(final.task_ids), final.observations[:, 0]
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        return buffer.getvalue()
+
+    def weights(self) -> bytes | None:
+        """The modules that acting needs, as safetensors with keys `<module>.<parameter>`."""
+        tensors = {
+            f"{name}.{key}": tensor.detach().cpu().clone().contiguous()
+            for name, module in self.algorithm.exported().items()
+            for key, tensor in module.state_dict().items()
+        }
+        return safetensors.torch.save(tensors) if tensors else None
+
+
+def make_algorithm(config: RunConfig, dataset: MultiTaskDataset) -> Algorithm:
+    seed = int(seed_sequence(config.seed, Stream.LEARNER).generate_state(1)[0])
+    tasks = meta_env(config.env).tasks
+    problem = Problem(
+        observation_dim=dataset.observations.shape[1],
+        action_dim=dataset.actions.shape[1],
+        task_dim=tasks.parameters.shape[1],
+        n_train_tasks=len(tasks.splits["train"]),
+    )
+    torch.manual_seed(seed)
+    return algorithm_class(config.algo)(problem, config.algorithm, seed, config.training.device)
+
+
+def make_sampler(config: RunConfig, dataset: MultiTaskDataset, algorithm: Algorithm) -> MetaBatchSampler:
+    sampler = MetaBatchSampler(
+        dataset,
+        rl_reward=config.training.rl_reward,
+        meta_batch=config.algorithm.meta_batch,
+        transitions=algorithm.transitions_per_task,
+        context_size=config.algorithm.context_size,
+        privileged=algorithm.privileged,
+        generator=generator(config.seed, Stream.BATCHES),
+    )
+    if sampler.task_parameters is not None:
+        sampler.task_parameters = sampler.task_parameters.to(config.training.device)
+    return sampler
+
+
+def number_of_evaluations(steps: int, interval: int) -> int:
+    """How many points the curve gets: at every multiple of `interval`, and at the last step."""
+    return -(-steps // interval)
+
+
+def as_plain(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "split": evaluation.split,
+        "task_ids": list(evaluation.task_ids),
+        "returns": evaluation.returns.tolist(),
+        "score": evaluation.score,
+    }

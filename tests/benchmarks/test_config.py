@@ -1,0 +1,151 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from omrlbench import config, registry
+from omrlbench.config import TrainingConfig, convert, explain, resolve
+from omrlbench.errors import BenchError
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setitem(registry.ALGORITHMS, "tiny", "tiny_method:Cloning")
+
+
+def test_later_layers_win_and_leave_their_name():
+    c = resolve("point_robot_wind", "tiny", budget="smoke", preset="wide", overrides=["steps=7", "noise=0.5"])
+    expected = {
+        "latent_dim": (5, "budget smoke"),
+        "discount": (0.9, "environment point_robot_wind"),
+        "learning_rate": (3e-3, "tiny on point_robot_wind"),
+        "batch_size": (16, "budget smoke"),
+        "hidden": ((32,), "preset wide"),
+        "noise": (0.5, "--set"),
+        "dropout": (None, "tiny default"),
+        "steps": (7, "--set"),
+        "rl_reward": ("dense", "default"),
+    }
+    shown = {key: (value, source) for key, value, source in explain(c)}
+    assert {key: shown[key] for key in expected} == expected
+    assert c.algorithm.hidden == (32,) and c.training.steps == 7
+
+
+def test_environment_sections_of_a_budget_come_after_the_budget(monkeypatch, tmp_path):
+    (tmp_path / "b.yaml").write_text(
+        "training: {steps: 10}\n"
+        "algorithm: {learning_rate: 1e-4, width: 3}\n"
+        "environments: {point_robot: {training: {steps: 20}, algorithm: {noise: 0.2}}}\n"
+    )
+    monkeypatch.setattr(config, "_budgets", lambda: tmp_path)
+    c = resolve("point_robot", "tiny", budget="b")
+    assert (c.training.steps, c.sources["steps"]) == (20, "budget b on point_robot")
+    assert (c.algorithm.learning_rate, c.sources["learning_rate"]) == (1e-4, "budget b")
+    assert c.algorithm.noise == 0.2
+    assert resolve("sparse_point_robot", "tiny", budget="b").training.steps == 10
+
+
+def test_a_misspelt_training_key_in_a_budget_is_an_error(monkeypatch, tmp_path):
+    (tmp_path / "b.yaml").write_text("training: {stepz: 10}\n")
+    monkeypatch.setattr(config, "_budgets", lambda: tmp_path)
+    with pytest.raises(BenchError, match="unknown key in budget b 'stepz': did you mean steps"):
+        resolve("point_robot", "tiny", budget="b")
+
+
+@pytest.mark.parametrize("budget", config.budget_names())
+@pytest.mark.parametrize("env", ["sparse_point_robot", "point_robot", "point_robot_wind"])
+def test_shipped_budgets_resolve(budget, env):
+    assert resolve(env, "focal", budget=budget).budget == budget
+
+
+@pytest.mark.parametrize(
+    "text, annotation, value",
+    [
+        ("3", int, 3),
+        ("1e-3", float, 1e-3),
+        (2, float, 2.0),
+        ("True", bool, True),
+        ("false", bool, False),
+        ("a b", str, "a b"),
+        ("paper", Literal["paper", "released"], "paper"),
+        ("2", Literal[1, 2], 2),
+        ("64,64", tuple[int, ...], (64, 64)),
+        ([1, 2], tuple[float, ...], (1.0, 2.0)),
+        ("", tuple[int, ...], ()),
+        ("none", float | None, None),
+        ("0.5", float | None, 0.5),
+    ],
+)
+def test_values_are_typed_by_annotation(text, annotation, value):
+    converted = convert(text, annotation)
+    assert converted == value and type(converted) is type(value)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("learning_rate=fast", "--set: learning_rate is a finite number, not 'fast'"),
+        ("learning_rate=nan", "a finite number"),
+        ("steps=1.5", "--set: steps is an integer, not '1.5'"),
+        ("steps=0", "steps must be at least 1"),
+        ("rl_reward=sprase", "one of dense, sparse"),
+        ("hidden=16,x", "an integer"),
+        ("lerning_rate=1", "did you mean learning_rate"),
+        ("steps", "takes key=value, not 'steps'"),
+        ("noise=__import__('os')", "a finite number"),
+    ],
+)
+def test_bad_overrides_are_one_line_errors(override, message):
+    with pytest.raises(BenchError) as caught:
+        resolve("point_robot", "tiny", budget="smoke", overrides=[override])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"level": "exprt"}, "unknown level 'exprt': did you mean expert?"),
+        ({"budget": "cup"}, "unknown budget 'cup': did you mean cpu?"),
+        ({"preset": "wider"}, "unknown preset of tiny 'wider': did you mean wide?"),
+        ({"behavior": "per-task"}, "did you mean per_task?"),
+        ({"eval_split": "train"}, "unknown evaluation split"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_names_are_one_line_errors(arguments, message):
+    with pytest.raises(BenchError) as caught:
+        resolve("point_robot", "tiny", **{"budget": "smoke"} | arguments)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_method_field_that_the_loop_owns_is_refused(monkeypatch):
+    import tiny_method
+
+    monkeypatch.setattr(tiny_method.Cloning, "Config", TrainingConfig)
+    with pytest.raises(BenchError, match="belongs to the training loop"):
+        resolve("point_robot", "tiny", budget="smoke")
+
+
+def test_the_fingerprint_tells_results_apart_and_nothing_else():
+    def fingerprint(**arguments):
+        return resolve("point_robot", "tiny", **{"budget": "smoke"} | arguments).fingerprint
+
+    base = fingerprint()
+    assert base == fingerprint(seed=3) == fingerprint(overrides=["checkpoint_interval=9"])
+    assert base == fingerprint(overrides=["noise=0.1"])
+    others = [{"overrides": ["noise=0.2"]}, {"overrides": ["steps=9"]}, {"eval_split": "validation"}]
+    others += [{"preset": "wide"}, {"level": "medium"}]
+    assert len({base, *(fingerprint(**arguments) for arguments in others)}) == 1 + len(others)
+
+
+def test_a_new_revision_is_another_fingerprint():
+    c = resolve("point_robot", "tiny", budget="smoke")
+    assert replace(c, revisions=c.revisions | {"env": 99}).fingerprint != c.fingerprint
+
+
+def test_the_path_names_the_cell_and_the_seed():
+    c = resolve("point_robot", "tiny", budget="smoke", seed=4)
+    cell = f"smoke-{c.fingerprint[:8]}"
+    assert c.record_path("r") == Path("r/point_robot/expert/tiny") / cell / "seed-4.json"

@@ -1,0 +1,154 @@
+"""The pictures show what they are given: values on the axes, labels with split, seed, budget and n."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from PIL import Image
+
+from omrlbench import plots
+from omrlbench.envs.references import reference_returns
+from omrlbench.envs.registry import META_ENVS
+from omrlbench.record import RunRecord
+
+
+@pytest.fixture
+def axes():
+    return Figure(layout="constrained").subplots()
+
+
+def texts(axes) -> str:
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    return " | ".join([axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), *legend])
+
+
+def record(env: str, status: str = "finished") -> RunRecord:
+    spec = META_ENVS[env]
+    config = {
+        "env": env,
+        "level": "expert",
+        "algo": "focal",
+        "budget": "cpu",
+        "seed": 3,
+        "eval_split": "test",
+        "behavior": "per_task",
+    }
+
+    def evaluation(step: int, split: str) -> dict:
+        ids = spec.tasks.splits[split]
+        random = np.random.default_rng(step)
+        return {
+            "step": step,
+            "split": split,
+            "task_ids": list(ids),
+            "returns": random.normal(size=(len(ids), 2)).tolist(),
+        }
+
+    result = {
+        "status": status,
+        "message": None,
+        "score": 0.5,
+        "curve": [evaluation(step, "validation") for step in (500, 1000, 1500)],
+        "evaluations": [evaluation(1500, "test")],
+    }
+    return RunRecord(config, {}, result, {})
+
+
+def artefact(env: str) -> dict[str, np.ndarray]:
+    spec, random = META_ENVS[env], np.random.default_rng(0)
+    tasks, test = np.repeat(np.arange(len(spec.tasks)), 2), np.array(spec.tasks.splits["test"])
+    paths = random.normal(0, 0.1, (len(test), spec.horizon + 1, 2)).cumsum(1)
+    return {
+        "embedding_tasks": tasks,
+        "embeddings": random.normal(size=(len(tasks), 5)),
+        "path_tasks": test,
+        "paths": paths,
+    }
+
+
+def test_curve_shows_means_percentiles_and_references(axes):
+    references = reference_returns("point_robot", "validation")
+    returns = np.array([[-20.0, -18, -16], [-10, -9, -8]])
+    plots.plot_curve(axes, np.array([100, 200]), returns, references, "validation")
+    mean, expert, random = axes.get_lines()
+    np.testing.assert_allclose(mean.get_xydata(), [[100, -18], [200, -9]])
+    assert expert.get_ydata()[0] == references.expert and random.get_ydata()[0] == references.random
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx(-19.6) and band.max() == pytest.approx(-8.2)
+    assert "validation" in texts(axes) and "mean of 3 tasks" in texts(axes)
+
+
+def test_right_axis_of_the_curve_is_the_score(axes):
+    references = reference_returns("point_robot", "validation")
+    plots.plot_curve(axes, np.array([1, 2]), np.zeros((2, 3)), references, "validation")
+    (score,) = axes.child_axes
+    to_score, _ = score._functions
+    assert to_score(references.random) == 0 and to_score(references.expert) == 1
+
+
+def test_principal_axes_are_those_of_the_covariance():
+    points = np.random.default_rng(0).normal(size=(200, 4)) * (3, 2, 0.5, 0.1)
+    coordinates, fraction = plots.principal_axes(points)
+    variances = np.sort(np.linalg.eigvalsh(np.cov(points.T)))[::-1]
+    np.testing.assert_allclose(coordinates.var(0, ddof=1), variances[:2])
+    np.testing.assert_allclose(fraction, variances[:2] / variances.sum())
+
+
+@pytest.mark.parametrize("points", [np.ones((5, 3)), np.arange(5.0)[:, None]])
+def test_principal_axes_of_points_without_spread_or_second_axis(points):
+    coordinates, fraction = plots.principal_axes(points)
+    assert coordinates.shape == (5, 2) and np.isfinite(coordinates).all()
+    assert fraction.sum() == pytest.approx(min(1.0, np.ptp(points)))
+
+
+def test_embedding_draws_every_point_once_with_a_marker_per_split(axes):
+    spec = META_ENVS["point_robot"]
+    given = artefact("point_robot")
+    colours = plots.task_colours(spec)
+    plots.plot_embedding(axes, given["embeddings"], given["embedding_tasks"], spec.tasks.splits, colours)
+    counts = {scatter.get_label(): len(scatter.get_offsets()) for scatter in axes.collections}
+    assert counts == {"train tasks": 160, "validation tasks": 20, "test tasks": 40}
+    assert "of the variance" in texts(axes) and "2 contexts per task" in texts(axes)
+
+
+def test_colours_follow_the_goal_angle():
+    colours = plots.task_colours(META_ENVS["sparse_point_robot"])
+    np.testing.assert_allclose(colours.values[:100], np.linspace(0, 180, 100), atol=1e-9)
+    assert tuple(colours([0])[0]) == plots.COLORMAP(0.0) and tuple(colours([99])[0]) == plots.COLORMAP(1.0)
+
+
+def test_trajectories_draw_each_path_and_the_radius_of_the_sparse_reward(axes):
+    paths = np.cumsum(np.full((3, 5, 2), 0.1), 1)
+    goals, colours = np.eye(3)[:, :2], np.array([to_rgba(c) for c in "rgb"])
+    plots.plot_trajectories(axes, paths, goals, colours, 0.2)
+    for line, path in zip(axes.get_lines(), paths, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), path)
+    np.testing.assert_array_equal([patch.center for patch in axes.patches], goals)
+    assert {patch.radius for patch in axes.patches} == {0.2}
+    assert axes.get_aspect() == 1 and "within 0.2 of the goal" in texts(axes)
+
+
+def test_trajectories_of_a_dense_reward_have_no_radius(axes):
+    plots.plot_trajectories(axes, np.zeros((1, 2, 2)), np.zeros((1, 2)), np.zeros((1, 4)), None)
+    assert not axes.patches and "within" not in texts(axes)
+
+
+@pytest.mark.parametrize("env", META_ENVS)
+def test_run_figure_is_a_picture_with_three_panels(env, tmp_path):
+    plots.run_figure(record(env), artefact(env), tmp_path / "run.png")
+    width, height = Image.open(tmp_path / "run.png").size
+    assert width > 2.5 * height
+    assert [path.name for path in tmp_path.iterdir()] == ["run.png"]
+
+
+def test_run_figure_without_artefact_shows_the_curve_alone(tmp_path):
+    plots.run_figure(record("point_robot", "diverged"), {}, tmp_path / "run.png")
+    width, height = Image.open(tmp_path / "run.png").size
+    assert width < 1.1 * height
+
+
+def test_headline_and_caption_say_what_was_measured():
+    finished = record("point_robot")
+    assert plots.headline(finished) == "focal on point_robot, expert data: score 0.50 on 20 test tasks"
+    assert plots.headline(record("point_robot", "diverged")).endswith("diverged")
+    assert all(part in plots.caption(finished) for part in ("n = 1", "seed 3", "cpu budget", "per_task"))

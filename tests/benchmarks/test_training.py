@@ -1,0 +1,249 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from omrlbench import registry, training
+from omrlbench.config import resolve
+from omrlbench.errors import BenchError, Interrupted, RunBusy
+from omrlbench.evaluation import Evaluation
+from omrlbench.record import read_record
+
+HERE = Path(__file__).parent
+ENV = "sparse_point_robot"
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.setitem(registry.ALGORITHMS, "tiny", "tiny_method:Cloning")
+
+
+def configure(*overrides, **arguments):
+    values = ["steps=110", "eval_interval=25", "checkpoint_interval=30", *overrides]
+    return resolve(ENV, "tiny", budget="smoke", overrides=values, **arguments)
+
+
+def interrupt_at(monkeypatch, step):
+    """Send SIGINT to this process during update `step`."""
+    import tiny_method
+
+    original = tiny_method.Cloning.update
+
+    def update(self, batch):
+        if self.updates == step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batch)
+
+    monkeypatch.setattr(tiny_method.Cloning, "update", update)
+
+
+def test_a_run_leaves_one_record_with_curve_scores_and_artefacts(tmp_path, data_dir):
+    config, seen = configure(), []
+    record = training.run(config, results_dir=tmp_path, data_dir=data_dir, argv=["x"], on_progress=seen.append)
+    path = config.record_path(tmp_path)
+    assert read_record(path) == record and record.status == "finished" and record.exit_code == 0
+    assert {p.name for p in path.parent.iterdir()} - {"seed-0.lock"} == {
+        "seed-0.json",
+        "seed-0.npz",
+        "seed-0.safetensors",
+    }
+    assert [point["step"] for point in record.result["curve"]] == [25, 50, 75, 100, 110]
+    assert {point["split"] for point in record.result["curve"]} == {"validation"}
+    assert record.result["curve"][0]["metrics"].keys() == {"cloning_loss", "rare"}
+    final = record.result["evaluations"]
+    assert [(e["step"], e["split"], e["protocol"]) for e in final] == [
+        (75, "test", "offline"),
+        (100, "test", "offline"),
+        (110, "test", "offline"),
+    ]
+    assert np.array(final[0]["returns"]).shape == (20, 1)
+    assert record.result["score"] == pytest.approx(np.mean([e["score"] for e in final]), abs=1e-12)
+    assert record.execution["argv"] == ["x"] and record.execution["steps_per_second"] > 0
+    assert record.config["dataset"].keys() == {"recipe", "content", "state"}
+    shown = {point["score"] for point in record.result["curve"]}
+    assert {p.score for p in seen} <= shown | {None} and [p.step for p in seen][-1] == 110
+
+    with np.load(path.with_suffix(".npz")) as pictures:
+        assert pictures["embeddings"].shape == (1100, 5) and pictures["embedding_tasks"].shape == (1100,)
+        assert pictures["paths"].shape == (20, 21, 2) and pictures["path_tasks"].tolist() == final[0]["task_ids"]
+    assert "actor.0.0.weight" in load_file(path.with_suffix(".safetensors"))
+
+
+def test_the_same_seed_twice_is_the_same_result_and_another_seed_is_not(tmp_path, data_dir):
+    first, second = (training.run(configure(), results_dir=tmp_path / n, data_dir=data_dir) for n in "ab")
+    assert first.config == second.config and first.result == second.result
+    other = training.run(configure(seed=1), results_dir=tmp_path, data_dir=data_dir)
+    assert other.result != first.result
+
+
+def test_a_killed_run_resumes_to_the_same_record(tmp_path, data_dir):
+    overrides = ["steps=600", "eval_interval=133", "checkpoint_interval=70"]
+    config = configure(*overrides)
+    script = (
+        "from omrlbench import config, registry, training\n"
+        "registry.ALGORITHMS['tiny'] = 'tiny_method:Cloning'\n"
+        f"values = {overrides!r}\n"
+        f"c = config.resolve({ENV!r}, 'tiny', budget='smoke', overrides=values)\n"
+        f"training.run(c, results_dir={str(tmp_path)!r}, data_dir={str(data_dir)!r})\n"
+    )
+    path = config.record_path(tmp_path)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    child = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    while not path.with_suffix(".checkpoint").exists():
+        assert child.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not path.exists()
+
+    messages = []
+    resumed = training.run(config, results_dir=tmp_path, data_dir=data_dir, on_message=messages.append)
+    whole = training.run(config, results_dir=tmp_path / "whole", data_dir=data_dir)
+    assert messages[0].startswith("resuming at step ")
+    assert json.dumps(resumed.config) == json.dumps(whole.config)
+    assert json.dumps(resumed.result) == json.dumps(whole.result)
+    assert len(resumed.execution["sittings"]) == 2
+    assert not path.with_suffix(".checkpoint").exists()
+    for suffix in (".npz", ".safetensors"):
+        whole_file = config.record_path(tmp_path / "whole").with_suffix(suffix)
+        assert path.with_suffix(suffix).read_bytes() == whole_file.read_bytes()
+
+
+@pytest.mark.parametrize("step", [37, 100, 110])
+def test_an_interrupt_keeps_the_state_and_the_same_call_goes_on(tmp_path, data_dir, monkeypatch, step):
+    config = configure()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step)
+        handler = signal.getsignal(signal.SIGINT)
+        with pytest.raises(Interrupted, match=f"stopped at step {step} of 110; the same command resumes"):
+            training.run(config, results_dir=tmp_path, data_dir=data_dir)
+        assert signal.getsignal(signal.SIGINT) is handler
+    resumed = training.run(config, results_dir=tmp_path, data_dir=data_dir)
+    assert resumed.result == training.run(config, results_dir=tmp_path / "whole", data_dir=data_dir).result
+
+
+def test_a_finished_run_is_not_repeated_unless_asked(tmp_path, data_dir):
+    messages = []
+
+    def again(**arguments):
+        on_message = messages.append
+        return training.run(configure(), results_dir=tmp_path, data_dir=data_dir, on_message=on_message, **arguments)
+
+    first = again()
+    assert again() == first and messages == [f"already finished: {configure().record_path(tmp_path)}"]
+    repeated = again(overwrite=True)
+    assert repeated.result == first.result and repeated.execution != first.execution and len(messages) == 1
+
+
+@pytest.mark.parametrize("breaks_after, interval, step, points", [(60, 25, 75, 2), (0, 100, 50, 0)])
+def test_a_loss_that_is_no_number_ends_the_run_with_a_record(tmp_path, data_dir, breaks_after, interval, step, points):
+    messages = []
+    config = configure(f"breaks_after={breaks_after}", f"eval_interval={interval}")
+    record = training.run(config, results_dir=tmp_path, data_dir=data_dir, on_message=messages.append)
+    assert record.status == "diverged" and record.exit_code == 3
+    assert messages == [f"diverged: cloning_loss is nan at step {step}"]
+    assert len(record.result["curve"]) == points and record.result["evaluations"] == []
+    scores = [point["score"] for point in record.result["curve"]]
+    assert record.result["score"] == min([0.0, *scores[-1:]])
+    assert training.run(config, results_dir=tmp_path, data_dir=data_dir) == record
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e8])
+def test_exploding_losses_are_divergence_and_other_metrics_are_not(value):
+    training.check_losses({"q": value, "some_loss": 1.0}, 3)
+    with pytest.raises(training.Diverged, match="some_loss is .* at step 3"):
+        training.check_losses({"some_loss": value}, 3)
+
+
+def test_metrics_that_are_not_finite_are_null_in_the_record(tmp_path, data_dir, monkeypatch):
+    import tiny_method
+
+    metrics = {"cloning_loss": torch.tensor(1.0), "q": torch.tensor(torch.inf)}
+    monkeypatch.setattr(tiny_method.Cloning, "update", lambda self, batch: metrics)
+    record = training.run(configure(), results_dir=tmp_path, data_dir=data_dir)
+    assert record.result["curve"][0]["metrics"] == {"cloning_loss": 1.0, "q": None}
+
+
+def test_the_second_process_on_a_run_is_told_so(tmp_path, data_dir):
+    path = configure().record_path(tmp_path)
+    path.parent.mkdir(parents=True)
+    with training.locked(path), pytest.raises(RunBusy, match="another process is working on this run"):
+        training.run(configure(), results_dir=tmp_path, data_dir=data_dir)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, data_dir, monkeypatch):
+    config, other = configure(), configure(seed=1)
+    interrupt_at(monkeypatch, 10)
+    with pytest.raises(Interrupted):
+        training.run(config, results_dir=tmp_path, data_dir=data_dir)
+    own, foreign = (c.record_path(tmp_path).with_suffix(".checkpoint") for c in (config, other))
+    shutil.copy(own, foreign)
+    with pytest.raises(BenchError, match="of another config, revision or dataset"):
+        training.run(other, results_dir=tmp_path, data_dir=data_dir)
+    own.write_bytes(own.read_bytes()[:100])
+    with pytest.raises(BenchError, match="cannot read .*seed-0.checkpoint, delete it to start again"):
+        training.run(config, results_dir=tmp_path, data_dir=data_dir)
+
+
+def test_the_validation_split_can_give_the_score_and_then_has_another_place(tmp_path, data_dir):
+    tuning, final = configure(eval_split="validation"), configure()
+    record = training.run(tuning, results_dir=tmp_path, data_dir=data_dir)
+    assert {e["split"] for e in record.result["evaluations"]} == {"validation"}
+    assert record.config["eval_split"] == "validation"
+    assert tuning.record_path(tmp_path).parent != final.record_path(tmp_path).parent
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+def test_only_privileged_methods_see_task_parameters(tmp_path, data_dir, monkeypatch, privileged):
+    import tiny_method
+
+    monkeypatch.setattr(tiny_method.Cloning, "privileged", privileged)
+    original, seen = tiny_method.Cloning.update, []
+    monkeypatch.setattr(
+        tiny_method.Cloning, "update", lambda self, batch: (seen.append(batch), original(self, batch))[1]
+    )
+    training.run(configure("steps=3"), results_dir=tmp_path, data_dir=data_dir)
+    shapes = {None if batch.task_parameters is None else tuple(batch.task_parameters.shape) for batch in seen}
+    assert shapes == {(4, 2) if privileged else None}
+
+
+def test_the_caller_s_random_state_and_threads_are_left_alone(tmp_path, data_dir):
+    torch.manual_seed(5)
+    expected, threads = torch.rand(3), torch.get_num_threads()
+    torch.manual_seed(5)
+    training.run(configure("steps=3"), results_dir=tmp_path, data_dir=data_dir)
+    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
+
+
+def test_an_unavailable_device_is_one_line(tmp_path):
+    with pytest.raises(BenchError, match="device 'nowhere' is not available here"):
+        training.run(configure("device=nowhere"), results_dir=tmp_path)
+
+
+def test_the_curve_falls_back_to_train_tasks_where_there_are_no_validation_tasks(tmp_path, data_dir, monkeypatch):
+    """Two-task environments have no validation split."""
+    splits = []
+
+    def fake(algorithm, dataset, split, *arguments):
+        splits.append(split)
+        return Evaluation(split, (0,), np.zeros((1, 1)), np.zeros((1, 1, 21, 2), np.float32), 0.0)
+
+    config = configure("steps=2")
+    dataset = training.load_dataset(ENV, "expert", data_dir=data_dir)
+    monkeypatch.setattr(training, "load_dataset", lambda *_, **__: dataset)
+    monkeypatch.setattr(training, "evaluate", fake)
+    monkeypatch.setitem(dataset.spec.tasks.splits, "validation", ())
+    training.run(config, results_dir=tmp_path, data_dir=data_dir)
+    assert splits[:2] == ["train", "test"]
+    with pytest.raises(BenchError, match="has no validation tasks"):
+        configure(eval_split="validation")
