@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from omrlbench.envs.registry import MetaEnvSpec
     from omrlbench.record import RunRecord
 
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+FILE_ERRORS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+)
 INTERRUPTED = 130
 PIPE_WIDTH = 160  # columns where the output is no terminal
 
@@ -43,9 +46,9 @@ def _exit_code(argv: Sequence[str] | None) -> int:
     except BenchError as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno not in FILE_ERRORS:
             raise
-        return _complain(f"cannot write {error.filename or 'the output'}: {error.strerror}", 1)
+        return _complain(f"cannot use {error.filename or 'the output'}: {error.strerror}", 1)
 
 
 def _complain(message: str, exit_code: int) -> int:
@@ -97,10 +100,13 @@ cell_options = options(
     click.option("--budget", default="cpu", show_default=True, help="Amount of training: smoke, cpu, paper."),
     click.option("--preset", help="Named values of the method, for example released-code."),
     click.option("--seed", default=0, show_default=True, help="Of everything that is random in the run."),
-    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Repeatable."),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value; repeatable."),
     behavior_option,
-    click.option("--eval-split", default="test", show_default=True, help="Evaluated at the end; or validation."),
+    click.option(
+        "--eval-split", default="test", show_default=True, help="Tasks of the final evaluation: test or validation."
+    ),
 )
+dataset_options = options(click.argument("env"), level_option, behavior_option, data_dir_option)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,14 +117,10 @@ def cli() -> None:
 
 @cli.command()
 @cell_options
-@click.option(
-    "--results-dir",
-    type=click.Path(path_type=Path),
-    help="Where records go.  [default: results/local]",
-)
+@click.option("--results-dir", type=click.Path(path_type=Path), help="Where records go.  [default: results/local]")
 @data_dir_option
 @click.option("--overwrite", is_flag=True, help="Run again although a finished record exists.")
-def run(results_dir: Path, data_dir: Path | None, overwrite: bool, **cell: Any) -> int:
+def run(results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell: Any) -> int:
     """Train one method on one meta-environment and evaluate it.
 
     Writes one record and one picture. Interrupted, the same command goes on where it stopped.
@@ -131,7 +133,7 @@ def run(results_dir: Path, data_dir: Path | None, overwrite: bool, **cell: Any) 
     from omrlbench.progress import Bar
 
     results_dir = results_dir or training.default_results_dir()
-    with Bar() as bar:
+    with Bar("loading data") as bar:
         record = training.run(
             config,
             results_dir=results_dir,
@@ -269,14 +271,6 @@ def is_finished(path: Path) -> bool:
 @cli.group(cls=Verbs)
 def data() -> None:
     """Make, check and describe datasets."""
-
-
-dataset_options = options(
-    click.argument("env"),
-    level_option,
-    behavior_option,
-    data_dir_option,
-)
 
 
 @data.command(name="list")

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import seaborn as sns
@@ -51,25 +52,23 @@ def task_colours(spec: MetaEnvSpec) -> TaskColours:
 
 
 def run_figure(record: RunRecord, artefact: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write the picture of one run as PNG; `artefact` holds the arrays that training keeps beside the record."""
+    """Write the picture of a run that has a curve as PNG; `artefact` holds the arrays kept beside the record."""
     spec = get_meta_env(record.config["env"])
     colours = task_colours(spec)
-    panels = []
-    if record.result["curve"]:
-        panels.append(lambda axes: _curve(axes, record, spec))
+    panels = [lambda axes: _curve(axes, record, spec)]
     if "embeddings" in artefact:
         embedded = artefact["embeddings"], artefact["embedding_tasks"]
         panels.append(lambda axes: plot_embedding(axes, *embedded, spec.tasks.splits, colours))
     if "paths" in artefact and spec.entry_point.startswith("omrlbench.envs.point_robot:"):
         panels.append(lambda axes: _trajectories(axes, record, artefact, spec, colours))
-    figure = Figure(figsize=(5.3 * max(len(panels), 1), 5.4), layout="constrained")
-    all_axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
-    for panel, axes in zip(panels, all_axes, strict=False):
+    figure = Figure(figsize=(5.3 * len(panels), 5.4), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, axes in zip(panels, all_axes, strict=True):
         panel(axes)
-    if artefact:
+    if len(panels) > 1:
         figure.colorbar(ScalarMappable(colours.norm, COLORMAP), ax=all_axes[1:], label=colours.label)
     figure.suptitle(headline(record))
-    figure.supxlabel(caption(record), fontsize="small", color="0.3")
+    figure.supxlabel(fill(caption(record), 70 * len(panels)), fontsize="small", color="0.3")
     content = io.BytesIO()
     figure.savefig(content, dpi=120)
     write_atomic(path, content.getvalue())

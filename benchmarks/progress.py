@@ -17,7 +17,7 @@ WIDE = 70  # columns below which only percentage, text and time left are shown
 class Bar:
     """A context manager; `update` says what is being done and how far it is. Quiet where there is no terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "") -> None:
         self.console = Console(stderr=True, highlight=False, markup=False)
         self.wide = self.console.width >= WIDE
         self.progress = Progress(
@@ -30,7 +30,7 @@ class Bar:
             transient=True,
             expand=True,
         )
-        self.task = self.progress.add_task("", total=None)
+        self.task = self.progress.add_task(what, total=None)
 
     def __enter__(self) -> "Bar":
         self.progress.start()

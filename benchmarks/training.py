@@ -233,8 +233,7 @@ class TrainingRun:
         try:
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise BenchError(f"cannot read {self.checkpoint}, delete it to start again: {reason}") from error
+            raise BenchError(f"cannot read {self.checkpoint}, delete it to start again") from error
         if state["identity"] != self.identity:
             raise BenchError(f"{self.checkpoint} is of another config, revision or dataset; delete it to start again")
         self.algorithm.load_state_dict(state["algorithm"])

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
-import torch
 
-from omrlbench.algorithms.algorithm import Context, MetaBatch, Problem
 from omrlbench.cli import cli
 
 ROOT = Path(__file__).parents[1]
@@ -75,17 +73,15 @@ def test_links_lead_to_files(name):
         assert (ROOT / target).exists(), target
 
 
-def test_readme_method_learns_and_adapts():
+def test_readme_method_learns_in_a_run(tmp_path, data_dir, monkeypatch):
+    from omrlbench import registry, training
+    from omrlbench.config import resolve
+
     (source,) = blocks(README, "python")
-    namespace = {}
-    exec(compile(source, "README.md", "exec"), namespace)
-    method = namespace["Clone"]
-    learner = method(Problem(2, 2, 2, 4), method.Config(), seed=0)
-    torch.manual_seed(0)
-    context = Context(torch.randn(4, 5, 2), torch.randn(4, 5, 2), torch.randn(4, 5), torch.randn(4, 5, 2))
-    observations, rewards = torch.randn(4, 8, 2), torch.zeros(4, 8)
-    actions = observations.tanh()
-    batch = MetaBatch(observations, actions, rewards, observations, rewards, (context, context))
-    losses = [float(learner.update(batch)["clone_loss"]) for _ in range(50)]
-    assert losses[-1] < losses[0] / 2
-    assert learner.adapt(context).act(torch.zeros(4, 2)).shape == (4, 2)
+    (tmp_path / "readme_method.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry.ALGORITHMS, "clone", "readme_method:Clone")
+    config = resolve("sparse_point_robot", "clone", budget="smoke")
+    record = training.run(config, results_dir=tmp_path / "results", data_dir=data_dir)
+    losses = [point["metrics"]["clone_loss"] for point in record.result["curve"]]
+    assert record.status == "finished" and losses[-1] < losses[0]

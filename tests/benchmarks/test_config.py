@@ -6,11 +6,15 @@ import pytest
 
 from omrlbench import config, registry
 from omrlbench.config import TrainingConfig, convert, explain, resolve
+from omrlbench.data import store
+from omrlbench.envs.registry import META_ENVS
 from omrlbench.errors import BenchError
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
+    """A method of the tests, and dataset recipes that need no behaviour policies."""
+    monkeypatch.setattr(store, "recipe_fingerprint", lambda spec, level, kind: f"{spec.name} {level} {kind}")
     monkeypatch.syspath_prepend(Path(__file__).parent)
     monkeypatch.setitem(registry.ALGORITHMS, "tiny", "tiny_method:Cloning")
 
@@ -55,7 +59,7 @@ def test_a_misspelt_training_key_in_a_budget_is_an_error(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("budget", config.budget_names())
-@pytest.mark.parametrize("env", ["sparse_point_robot", "point_robot", "point_robot_wind"])
+@pytest.mark.parametrize("env", META_ENVS)
 def test_shipped_budgets_resolve(budget, env):
     assert resolve(env, "focal", budget=budget).budget == budget
 
