@@ -92,7 +92,7 @@ class Algorithm(ABC):
     revision: ClassVar[int] = 1  # bumped by whoever changes results
     privileged: ClassVar[bool] = False  # receives the true task parameters
     environment_values: ClassVar[dict[str, dict[str, Any]]] = {}  # meta-environment -> field -> value
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset -> field -> value
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset -> field -> value; "environments" -> as above
 
     def __init__(self, problem: Problem, config: AlgorithmConfig, seed: int, device: str = "cpu"):
         self.problem, self.config, self.device = problem, config, torch.device(device)

@@ -36,11 +36,11 @@ class FocalConfig(AlgorithmConfig):
     encoder_width: int = 200  # three hidden layers; Table 4
     width: int = 300  # three hidden layers of actor, critics and discriminator; Table 4
     learning_rate: float = 3e-4  # encoder, actor, critics
-    discriminator_learning_rate: float = 1e-4
+    discriminator_learning_rate: float = 1e-3  # faster than the actor, which it must keep up with
     discount: float = 0.99
     target_rate: float = 0.005  # Polyak rate of the target critics
     reward_scale: float = 1.0  # the learner's rewards are multiplied by this
-    entropy_temperature: float = 0.01  # weight of the entropy bonus, in units of scaled reward
+    entropy_temperature: float = 0.2  # weight of the entropy bonus, in units of scaled reward
     initialization: Literal["torch", "rlkit"] = "torch"
     max_log_std: float = 2.0
     head_penalty: float = 0.0  # weight of the squared mean and log-std that the actor puts out
@@ -68,24 +68,38 @@ class FocalConfig(AlgorithmConfig):
     value_penalty_at: Literal["next_state", "state"] = "next_state"
 
 
+POINT_ROBOT = {"latent_dim": 5, "entropy_temperature": 0.1, "alpha": 3.0}  # chosen on validation tasks
+
+
 class Focal(Algorithm):
     Config = FocalConfig
+    environment_values = dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), POINT_ROBOT)
     presets = {
         "released-code": {
             "latent_dim": 20,
             "width": 256,
+            "discriminator_learning_rate": 1e-4,
+            "reward_scale": 5.0,
+            "entropy_temperature": 1.0,
             "initialization": "rlkit",
             "max_log_std": 0.0,
             "head_penalty": 1e-3,
-            "entropy_temperature": 1.0,
             "context_next_observations": False,
             "metric_form": "released",
             "metric_weight": 10.0,
+            "regularization": "policy",
+            "alpha": 500.0,
             "alpha_mode": "released",
+            "alpha_max": 2000.0,
             "alpha_step": 1.0,
             "discriminator_penalty": "output",
             "critic_target": "value_network",
             "value_penalty_at": "state",
+            "environments": {
+                "sparse_point_robot": {"reward_scale": 100.0, "regularization": "none"},
+                "point_robot": {"reward_scale": 100.0, "regularization": "none"},
+                "point_robot_wind": {"reward_scale": 100.0, "regularization": "none"},
+            },
         }
     }
 

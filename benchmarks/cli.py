@@ -148,18 +148,20 @@ def run(results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell
 
 
 def present(record: "RunRecord", path: Path) -> None:
-    """Print the run's table, draw its picture, and say where both are."""
+    """Draw the run's picture, print its table, and say where record and picture are."""
     import numpy as np
 
     from omrlbench.plots import headline, run_figure
 
+    artefact, picture = path.with_suffix(".npz"), path.with_suffix(".png")
+    drawable = bool(record.result["curve"])
+    if drawable:
+        run_figure(record, dict(np.load(artefact)) if artefact.exists() else {}, picture)
     click.echo(headline(record))
     if record.status == "finished":
         print_returns(record)
     click.echo(f"record: {path}")
-    if record.result["curve"]:
-        artefact, picture = path.with_suffix(".npz"), path.with_suffix(".png")
-        run_figure(record, dict(np.load(artefact)) if artefact.exists() else {}, picture)
+    if drawable:
         click.echo(f"picture: {picture}")
 
 

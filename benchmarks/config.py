@@ -123,7 +123,10 @@ def resolve(
         values.update(source, training)
         values.update(source, values.known_to_method(algorithm))
     if preset is not None:
-        values.update(f"preset {preset}", method.presets[preset])
+        table = dict(method.presets[preset])
+        on_env = table.pop("environments", {}).get(env, {})
+        values.update(f"preset {preset}", table)
+        values.update(f"preset {preset} on {env}", on_env)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:

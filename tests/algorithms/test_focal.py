@@ -18,6 +18,7 @@ from omrlbench.algorithms.focal import (
     released_metric_loss,
 )
 
+RELEASED = {k: v for k, v in Focal.presets["released-code"].items() if k != "environments"}
 PROBLEM = Problem(observation_dim=2, action_dim=2, task_dim=2, n_train_tasks=8)
 SMALL = FocalConfig(latent_dim=3, encoder_width=16, width=16, meta_batch=4, batch_size=8, context_size=5)
 
@@ -90,7 +91,7 @@ def test_released_metric_loss_of_one_pair(offset, same, expected):
 
 
 def test_released_weighted_loss_starts_near_one_hundred():
-    config = FocalConfig(**{**Focal.presets["released-code"], "encoder_width": 200})
+    config = FocalConfig(**RELEASED)
     algorithm = Focal(PROBLEM, config, seed=0)
     loss, _ = algorithm.metric_loss((random_context(16), random_context(16)))
     assert 99.99 <= config.metric_weight * loss.item() <= 100.0
@@ -202,9 +203,9 @@ def test_reward_scale_multiplies_rewards_only():
 # ---------------------------------------------------------------- gradient flow
 
 
-@pytest.mark.parametrize("preset", [{}, {k: v for k, v in Focal.presets["released-code"].items() if k != "width"}])
+@pytest.mark.parametrize("preset", [{}, RELEASED])
 def test_only_the_metric_loss_changes_the_encoder(preset):
-    config = replace(SMALL, **(preset | {"metric_weight": 0.0, "latent_dim": 3}))
+    config = replace(SMALL, **(preset | {"metric_weight": 0.0, "latent_dim": 3, "width": 16}))
     algorithm = Focal(PROBLEM, config, seed=0)
     encoder, actor, critics = (parameters(m) for m in (algorithm.encoder, algorithm.actor, algorithm.critics))
     discriminator = parameters(algorithm.discriminator)

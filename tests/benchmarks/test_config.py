@@ -22,7 +22,7 @@ def tiny(monkeypatch):
 def test_later_layers_win_and_leave_their_name():
     c = resolve("point_robot_wind", "tiny", budget="smoke", preset="wide", overrides=["steps=7", "noise=0.5"])
     expected = {
-        "latent_dim": (5, "budget smoke"),
+        "meta_batch": (4, "budget smoke"),
         "discount": (0.9, "environment point_robot_wind"),
         "learning_rate": (3e-3, "tiny on point_robot_wind"),
         "batch_size": (16, "budget smoke"),
