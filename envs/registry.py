@@ -52,9 +52,7 @@ class MetaEnvSpec:
         integers = ids.ndim == 1 and ids.dtype.kind in "iu"
         wrong = ids[(ids < 0) | (ids > last)] if integers else ids
         if wrong.size or not ids.size:
-            raise ValueError(
-                f"task ids of {self.name} are integers from 0 to {last}, got {short_repr(wrong.tolist())}"
-            )
+            raise ValueError(f"task ids of {self.name} are integers from 0 to {last}, got {short_repr(wrong.tolist())}")
         return ids
 
     def make(self, task_id: int, render_mode: str | None = None) -> gymnasium.Env:

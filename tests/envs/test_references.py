@@ -43,16 +43,12 @@ def test_references_average_the_tasks_of_the_split(monkeypatch):
 
 def test_another_revision_is_refused(monkeypatch):
     monkeypatch.setitem(META_ENVS, "point_robot", replace(META_ENVS["point_robot"], revision=99))
-    with pytest.raises(
-        ValueError, match="^references.json has revision 1 of point_robot, .* has 99; run [^\n]*$"
-    ):
+    with pytest.raises(ValueError, match="^references.json has revision 1 of point_robot, .* has 99; run [^\n]*$"):
         normalized_score("point_robot", "test", 0.0)
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="did you mean point_robot?"):
         reference_returns("point_robt", "test")
-    with pytest.raises(
-        ValueError, match="no split 'valid' of point_robot, there are train, validation, test"
-    ):
+    with pytest.raises(ValueError, match="no split 'valid' of point_robot, there are train, validation, test"):
         reference_returns("point_robot", "valid")
