@@ -142,6 +142,7 @@ def run(results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell
             overwrite=overwrite,
             on_progress=bar.training,
             on_message=bar.message,
+            on_data_progress=bar.update,
         )
     present(record, config.record_path(results_dir))
     return record.exit_code
