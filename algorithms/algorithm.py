@@ -119,6 +119,13 @@ class Algorithm(ABC):
         """The modules that acting needs, kept after training for figures and videos."""
         return {}
 
+    def scale_learning_rates(self, factor: float) -> None:
+        """Set the learning rate of every optimiser to `factor` times what it was built with."""
+        for value in vars(self).values():
+            if isinstance(value, torch.optim.Optimizer):
+                for group in value.param_groups:
+                    group["lr"] = factor * value.defaults["lr"]
+
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {}
         for name, value in vars(self).items():

@@ -27,8 +27,6 @@ from omrlbench.algorithms.networks import (
     squash,
 )
 
-MIN_LOG_STD = -20.0
-
 
 @dataclass(frozen=True)
 class FocalConfig(AlgorithmConfig):
@@ -42,6 +40,7 @@ class FocalConfig(AlgorithmConfig):
     reward_scale: float = 1.0  # the learner's rewards are multiplied by this
     entropy_temperature: float = 0.2  # weight of the entropy bonus, in units of scaled reward
     initialization: Literal["torch", "rlkit"] = "torch"
+    min_log_std: float = -20.0
     max_log_std: float = 2.0
     head_penalty: float = 0.0  # weight of the squared mean and log-std that the actor puts out
 
@@ -56,7 +55,7 @@ class FocalConfig(AlgorithmConfig):
     regularization: Literal["value_penalty", "policy", "both", "none"] = "both"
     alpha: float = 1.0  # weight of the divergence; the starting value if adaptive
     alpha_mode: Literal["fixed", "adaptive", "released"] = "fixed"
-    alpha_max: float = 100.0
+    alpha_max: float = 100.0  # adaptive, released
     alpha_step: float = 0.01  # adaptive: alpha += alpha_step * (divergence - divergence_target)
     divergence_target: float = 0.05
     discriminator_steps: int = 3  # discriminator updates per update of the rest, each on transitions of its own
@@ -68,7 +67,14 @@ class FocalConfig(AlgorithmConfig):
     value_penalty_at: Literal["next_state", "state"] = "next_state"
 
 
-POINT_ROBOT = {"latent_dim": 5, "entropy_temperature": 0.1, "alpha": 3.0}  # chosen on validation tasks
+POINT_ROBOT = {  # chosen on the validation tasks, see docs/algorithms/focal.md
+    "latent_dim": 5,
+    "entropy_temperature": 0.03,
+    "alpha": 10.0,
+    "regularization": "policy",
+    "discriminator_learning_rate": 3e-3,
+    "discriminator_penalty_weight": 0.5,
+}
 
 
 class Focal(Algorithm):
@@ -93,6 +99,8 @@ class Focal(Algorithm):
             "alpha_max": 2000.0,
             "alpha_step": 1.0,
             "discriminator_penalty": "output",
+            "discriminator_penalty_weight": 5.0,
+            "learning_rate_decay": "none",
             "critic_target": "value_network",
             "value_penalty_at": "state",
             "environments": {
@@ -189,7 +197,7 @@ class Focal(Algorithm):
 
     def heads(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.actor(torch.cat([s, z], -1)).chunk(2, -1)
-        return mean, log_std.clamp(MIN_LOG_STD, self.config.max_log_std)
+        return mean, log_std.clamp(self.config.min_log_std, self.config.max_log_std)
 
     def sample_action(self, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
         """A reparameterised action (batch, action_dim) and its log-density (batch,)."""
@@ -252,7 +260,7 @@ class Focal(Algorithm):
             losses["discriminator_loss"], metrics["divergence"] = self.train_discriminator(states, actions, z)
         s, a, r = states[0], actions[0], draws(batch.rewards)[0]
         s_next, terminated = draws(batch.next_observations)[0], draws(batch.terminated)[0]
-        alpha = self.alpha.clamp(0.0, c.alpha_max)
+        alpha = self.alpha.clamp(0.0, c.alpha_max) if c.alpha_mode == "released" else self.alpha.clone()
         losses["critic_loss"] = self.critic_loss(s, a, r, s_next, terminated, z, alpha)
         step(self.critic_optimizer, losses["critic_loss"])
         with frozen(self.critics, self.discriminator):

@@ -246,7 +246,10 @@ def suites(results_dir: Path) -> None:
 
 
 def suite_cells() -> dict[str, list["RunConfig"]]:
-    """Every suite's cells, one per method, environment, level and seed."""
+    """Every suite's cells, one per method, environment, level, variant and seed.
+
+    A variant is a named list of "key=value" changes to the configuration; without any there is one, the default.
+    """
     from dataclasses import replace
     from importlib.resources import files
     from itertools import product
@@ -257,9 +260,10 @@ def suite_cells() -> dict[str, list["RunConfig"]]:
 
     suites = {}
     for file in (files("omrlbench") / "suites").iterdir():
-        table = yaml.safe_load(file.read_text())
-        cells = product(table["envs"], table["algos"], table["levels"])
-        configs = [resolve(env, algo, level=level, budget=table["budget"]) for env, algo, level in cells]
+        table = {"eval_split": "test", "variants": {"default": []}} | yaml.safe_load(file.read_text())
+        shared = {"budget": table["budget"], "eval_split": table["eval_split"]}
+        cells = product(table["envs"], table["algos"], table["levels"], table["variants"].values())
+        configs = [resolve(env, algo, level=level, overrides=values, **shared) for env, algo, level, values in cells]
         seeded = product(configs, table["seeds"])
         suites[Path(file.name).stem] = [replace(config, seed=seed) for config, seed in seeded]
     return suites

@@ -32,6 +32,7 @@ class TrainingConfig:
     final_eval_episodes: int = 10  # per task of the final evaluations
     checkpoint_interval: int = 1_000  # updates between two saved states
     rl_reward: Literal["dense", "sparse"] = "dense"  # what the learner maximises; scores use the environment's own
+    learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to zero over the run, every optimiser alike
     device: str = "cpu"
 
     def __post_init__(self) -> None:

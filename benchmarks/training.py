@@ -284,6 +284,8 @@ class TrainingRun:
     def train(self, stop: StopSignal, on_progress: Callable[[Progress], None]) -> None:
         training = self.config.training
         while self.step < training.steps:
+            if training.learning_rate_decay == "linear":
+                self.algorithm.scale_learning_rates(1 - self.step / training.steps)
             self.means.add(self.algorithm.update(self.sampler.sample()))
             self.step += 1
             evaluation_due = self.step % training.eval_interval == 0 or self.step == training.steps

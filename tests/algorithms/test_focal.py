@@ -18,7 +18,8 @@ from omrlbench.algorithms.focal import (
     released_metric_loss,
 )
 
-RELEASED = {k: v for k, v in Focal.presets["released-code"].items() if k != "environments"}
+FIELDS = FocalConfig.__dataclass_fields__
+RELEASED = {key: value for key, value in Focal.presets["released-code"].items() if key in FIELDS}
 PROBLEM = Problem(observation_dim=2, action_dim=2, task_dim=2, n_train_tasks=8)
 SMALL = FocalConfig(latent_dim=3, encoder_width=16, width=16, meta_batch=4, batch_size=8, context_size=5)
 

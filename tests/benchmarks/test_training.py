@@ -74,7 +74,9 @@ def test_a_run_leaves_one_record_with_curve_scores_and_artefacts(tmp_path, data_
     assert {p.score for p in seen} <= shown | {None} and [p.step for p in seen][-1] == 110
 
     with np.load(path.with_suffix(".npz")) as pictures:
-        assert pictures["embeddings"].shape == (1100, 5) and pictures["embedding_tasks"].shape == (1100,)
+        assert pictures["embeddings"].shape == (1100, config.algorithm.latent_dim) and pictures[
+            "embedding_tasks"
+        ].shape == (1100,)
         assert pictures["paths"].shape == (20, 21, 2) and pictures["path_tasks"].tolist() == final[0]["task_ids"]
     assert "actor.0.0.weight" in load_file(path.with_suffix(".safetensors"))
 
@@ -86,34 +88,33 @@ def test_the_same_seed_twice_is_the_same_result_and_another_seed_is_not(tmp_path
     assert other.result != first.result
 
 
-def test_a_killed_run_resumes_to_the_same_record(tmp_path, data_dir):
-    overrides = ["steps=600", "eval_interval=133", "checkpoint_interval=70"]
-    config = configure(*overrides)
-    script = (
-        "from omrlbench import config, registry, training\n"
-        "registry.ALGORITHMS['tiny'] = 'tiny_method:Cloning'\n"
-        f"values = {overrides!r}\n"
-        f"c = config.resolve({ENV!r}, 'tiny', budget='smoke', overrides=values)\n"
-        f"training.run(c, results_dir={str(tmp_path)!r}, data_dir={str(data_dir)!r})\n"
-    )
-    path = config.record_path(tmp_path)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
-    child = subprocess.Popen([sys.executable, "-c", script], env=environment)
-    while not path.with_suffix(".checkpoint").exists():
-        assert child.poll() is None, "the run ended before its first checkpoint"
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not path.exists()
+def test_focal_killed_twice_leaves_the_record_of_an_uninterrupted_run(tmp_path, data_dir):
+    overrides = ["steps=150", "eval_interval=47", "checkpoint_interval=30", "alpha_mode=adaptive"]
+    config = resolve(ENV, "focal", budget="smoke", overrides=overrides)
+    values = [argument for override in overrides for argument in ("--set", override)]
 
-    messages = []
-    resumed = training.run(config, results_dir=tmp_path, data_dir=data_dir, on_message=messages.append)
+    def start(results_dir):
+        command = [sys.executable, "-c", "from omrlbench.cli import main; main()", "run", "--algo", "focal"]
+        places = ["--results-dir", results_dir, "--data-dir", data_dir]
+        return subprocess.Popen([*command, "--env", ENV, "--budget", "smoke", *values, *places])
+
+    path = config.record_path(tmp_path / "killed")
+    checkpoint = path.with_suffix(".checkpoint")
+    for _ in range(2):
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+        child = start(tmp_path / "killed")
+        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+            assert child.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.001)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert not path.exists()
+    assert start(tmp_path / "killed").wait() == 0
+    resumed = read_record(path)
     whole = training.run(config, results_dir=tmp_path / "whole", data_dir=data_dir)
-    assert messages[0].startswith("resuming at step ")
+    assert len(resumed.execution["sittings"]) == 3
     assert json.dumps(resumed.config) == json.dumps(whole.config)
     assert json.dumps(resumed.result) == json.dumps(whole.result)
-    assert len(resumed.execution["sittings"]) == 2
-    assert not path.with_suffix(".checkpoint").exists()
     for suffix in (".npz", ".safetensors"):
         whole_file = config.record_path(tmp_path / "whole").with_suffix(suffix)
         assert path.with_suffix(suffix).read_bytes() == whole_file.read_bytes()
