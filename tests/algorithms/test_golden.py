@@ -1,6 +1,7 @@
 """A method's numbers change only together with its revision: 50 updates against the stored ones.
 
-After bumping `revision` in the method's class, or adding a method, `python tests/algorithms/test_golden.py` stores anew.
+After bumping `revision` in the method's class, or adding a method, store anew:
+`python tests/algorithms/test_golden.py`.
 """
 
 import json
