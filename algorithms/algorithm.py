@@ -4,7 +4,9 @@ A method is a class with a frozen `Config` that implements `update(batch)` and `
 saving and exact resume are the suite's. Shapes below: n tasks, b transitions per task, k context transitions.
 """
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -29,6 +31,16 @@ class AlgorithmConfig:
     meta_batch: int = 16  # tasks per update
     batch_size: int = 256  # transitions per task and update
     context_size: int = 256  # context transitions per task, the same in training and test
+
+    def __post_init__(self) -> None:
+        require(self, lambda value: value >= 1, "at least 1", "meta_batch", "batch_size", "context_size")
+
+
+def require(config: AlgorithmConfig, holds: Callable[[Any], bool], expected: str, *names: str) -> None:
+    """Raise ValueError, one line, naming the first field of `names` whose value is not as `expected`."""
+    for name in names:
+        if not holds(getattr(config, name)):
+            raise ValueError(f"{name} must be {expected}, not {getattr(config, name)}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ class Policy(ABC):
 class Algorithm(ABC):
     """Base of every method. Subclasses build networks and optimisers in `__init__` and keep them as attributes.
 
-    Every attribute with a `state_dict`, every tensor and `self.generator` are saved and restored by
+    Every attribute with a `state_dict`, every tensor, every number and `self.generator` are saved and restored by
     `state_dict` and `load_state_dict`; a method writes no saving code. Noise must come from `self.generator`.
     """
 
@@ -124,17 +136,24 @@ class Algorithm(ABC):
         for value in vars(self).values():
             if isinstance(value, torch.optim.Optimizer):
                 for group in value.param_groups:
-                    group["lr"] = factor * value.defaults["lr"]
+                    group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
 
     def state_dict(self) -> dict[str, Any]:
+        """The learner's state. Raises TypeError for networks or tensors in a plain list or dict."""
         state: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, torch.Generator):
                 state[name] = value.get_state()
             elif isinstance(value, Tensor):
                 state[name] = value.detach().clone()
+            elif isinstance(value, int | float):
+                state[name] = value
             elif hasattr(value, "state_dict"):
                 state[name] = value.state_dict()
+            elif isinstance(value, list | tuple | dict):
+                items = value.values() if isinstance(value, dict) else value
+                if any(isinstance(item, Tensor) or hasattr(item, "state_dict") for item in items):
+                    raise TypeError(f"{type(self).__name__}.{name}: keep each in an attribute or a torch container")
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -144,5 +163,7 @@ class Algorithm(ABC):
                 value.set_state(saved)
             elif isinstance(value, Tensor):
                 value.data.copy_(saved)
+            elif isinstance(value, int | float):
+                setattr(self, name, saved)
             else:
-                value.load_state_dict(saved)
+                value.load_state_dict(copy.deepcopy(saved))  # optimisers keep the tensors they are given

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omrlbench.algorithms.algorithm import Algorithm, AlgorithmConfig, Context, MetaBatch, Policy
+from omrlbench.algorithms.algorithm import Algorithm, AlgorithmConfig, Context, MetaBatch, Policy, require
 from omrlbench.algorithms.networks import (
     ensemble_mlp,
     initialize_like_rlkit,
@@ -66,23 +66,37 @@ class FocalConfig(AlgorithmConfig):
     critic_target: Literal["twin_q", "value_network"] = "twin_q"
     value_penalty_at: Literal["next_state", "state"] = "next_state"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, lambda value: value >= 2, "at least 2, the metric loss compares tasks", "meta_batch")
+        sizes = ("latent_dim", "encoder_width", "width", "discriminator_steps")
+        require(self, lambda value: value >= 1, "at least 1", *sizes)
+        require(self, lambda value: value > 0, "above 0", "learning_rate", "discriminator_learning_rate")
+        require(self, lambda value: 0 <= value <= 1, "between 0 and 1", "discount", "target_rate")
+        require(self, lambda value: value < self.max_log_std, "below max_log_std", "min_log_std")
+
 
 POINT_ROBOT = {  # chosen on the validation tasks, see docs/algorithms/focal.md
     "latent_dim": 5,
-    "entropy_temperature": 0.03,
-    "alpha": 10.0,
+    "entropy_temperature": 0.01,
     "regularization": "policy",
+    "alpha": 10.0,
     "discriminator_learning_rate": 3e-3,
-    "discriminator_penalty_weight": 0.5,
+    "discriminator_penalty_weight": 0.2,
 }
 
 
 class Focal(Algorithm):
     Config = FocalConfig
-    environment_values = dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), POINT_ROBOT)
+    environment_values = {
+        "sparse_point_robot": POINT_ROBOT,
+        "point_robot": POINT_ROBOT,
+        "point_robot_wind": POINT_ROBOT | {"alpha": 5.0},
+    }
     presets = {
         "released-code": {
             "latent_dim": 20,
+            "encoder_width": 200,
             "width": 256,
             "discriminator_learning_rate": 1e-4,
             "reward_scale": 5.0,
@@ -183,7 +197,7 @@ class Focal(Algorithm):
 
         At the optimal discriminator g is the density ratio, and the rest, 1 - E_data[g], is zero.
         """
-        return F.softplus(self.discriminator(torch.cat([s, a_pi, z], -1))).log().squeeze(-1)
+        return log_softplus(self.discriminator(torch.cat([s, a_pi, z], -1))).squeeze(-1)
 
     def update_alpha(self, divergence: Tensor) -> None:
         c = self.config
@@ -324,8 +338,13 @@ def released_metric_loss(z: Tensor, task_ids: Tensor) -> Tensor:
 def dual_kl(discriminator: nn.Module, s: Tensor, a_pi: Tensor, a_data: Tensor, z: Tensor) -> Tensor:
     """Dual form of KL(pi || data) per transition: log g(a_pi) - g(a_data) + 1 with g = softplus(discriminator)."""
     inputs = torch.cat([torch.cat([s, s]), torch.cat([a_pi, a_data]), torch.cat([z, z])], -1)
-    g_pi, g_data = F.softplus(discriminator(inputs)).chunk(2)
-    return (g_pi.log() - g_data + 1).squeeze(-1)
+    c_pi, c_data = discriminator(inputs).chunk(2)
+    return (log_softplus(c_pi) - F.softplus(c_data) + 1).squeeze(-1)
+
+
+def log_softplus(x: Tensor) -> Tensor:
+    """log(softplus(x)), which tends to x far below zero, where softplus itself underflows."""
+    return torch.where(x < -15, x, F.softplus(x.clamp(min=-15)).log())
 
 
 def gradient_penalty(discriminator: nn.Module, s: Tensor, a: Tensor, z: Tensor) -> Tensor:
@@ -352,9 +371,11 @@ def frozen(*networks: nn.Module):
     """Inside, losses send gradients through the networks but not to their weights."""
     for network in networks:
         network.requires_grad_(False)
-    yield
-    for network in networks:
-        network.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.requires_grad_(True)
 
 
 def adam(network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:

@@ -119,7 +119,7 @@ def cli() -> None:
 @cell_options
 @click.option("--results-dir", type=click.Path(path_type=Path), help="Where records go.  [default: results/local]")
 @data_dir_option
-@click.option("--overwrite", is_flag=True, help="Run again although a finished record exists.")
+@click.option("--overwrite", is_flag=True, help="Run again although a record exists.")
 def run(results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell: Any) -> int:
     """Train one method on one meta-environment and evaluate it.
 
@@ -138,7 +138,7 @@ def run(results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell
             config,
             results_dir=results_dir,
             data_dir=data_dir,
-            argv=sys.argv,
+            argv=["bench", *sys.argv[1:]],
             overwrite=overwrite,
             on_progress=bar.training,
             on_message=bar.message,
@@ -291,7 +291,7 @@ def spec_and_kind(env: str, behavior: str | None) -> tuple["MetaEnvSpec", str]:
     from omrlbench.registry import meta_env
 
     spec = meta_env(env)
-    return spec, behavior or spec.behavior_kind
+    return spec, spec.behavior_kind if behavior is None else behavior
 
 
 @data.command(name="show")
@@ -314,7 +314,7 @@ def make(env: str, level: str, behavior: str | None, data_dir: Path | None) -> N
 
     spec, kind = spec_and_kind(env, behavior)
     with Bar() as bar:
-        make_dataset(spec, level, kind, data_dir, on_progress=bar.update)
+        make_dataset(spec, level, kind, data_dir, on_progress=bar.update, on_message=bar.message)
     click.echo(f"dataset: {data_folder(dataset_id(spec, level, kind), data_dir).parent}")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -33,7 +34,7 @@ class TrainingConfig:
     checkpoint_interval: int = 1_000  # updates between two saved states
     rl_reward: Literal["dense", "sparse"] = "dense"  # what the learner maximises; scores use the environment's own
     learning_rate_decay: Literal["none", "linear"] = "none"  # linear: to zero over the run, every optimiser alike
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -106,7 +107,7 @@ def resolve(
     from omrlbench.envs.registry import LEVELS
     from omrlbench.evaluation import PROTOCOL_REVISION
 
-    behavior = behavior or spec.behavior_kind
+    behavior = spec.behavior_kind if behavior is None else behavior
     _check("level", level, LEVELS)
     _check("behaviour kind", behavior, KINDS)
     _check("evaluation split", eval_split, EVAL_SPLITS)
@@ -133,6 +134,7 @@ def resolve(
         if not equals:
             raise BenchError(f"--set takes key=value, not {override!r}")
         values.update("--set", {key.strip(): value.strip()})
+    values.limit_meta_batch(env, len(spec.tasks.splits["train"]))
 
     training, algorithm = values.build()
     return RunConfig(
@@ -155,7 +157,7 @@ def resolve(
 def explain(config: RunConfig) -> list[tuple[str, Any, str]]:
     """Every value of the configuration as (key, value, where it came from)."""
     given = ("env", "level", "algo", "behavior", "budget", "preset", "seed", "eval_split")
-    rows = [(key, getattr(config, key), "command line or its default") for key in given]
+    rows = [(key, getattr(config, key), _cell_source(config, key)) for key in given]
     for section in (config.training, config.algorithm):
         rows += [(f.name, getattr(section, f.name), config.sources[f.name]) for f in fields(section)]
     rows += [(f"{name} revision", value, "this installation") for name, value in config.revisions.items()]
@@ -164,6 +166,13 @@ def explain(config: RunConfig) -> list[tuple[str, Any, str]]:
         ("dataset recipe", config.dataset, "this installation"),
         ("fingerprint", config.fingerprint, ""),
     ]
+
+
+def _cell_source(config: RunConfig, key: str) -> str:
+    value = getattr(config, key)
+    if key == "behavior" and value == meta_env(config.env).behavior_kind:
+        return f"environment {config.env}"
+    return "default" if value == signature(resolve).parameters[key].default else "command line"
 
 
 def budget_names() -> list[str]:
@@ -197,7 +206,18 @@ class _Values:
                 self.values[key] = convert(value, hints[key])
             except ValueError as error:
                 raise BenchError(f"{source}: {key} is {error}, not {value!r}") from None
+            except BenchError as error:
+                raise BenchError(f"{source}: {key}: {error}") from None
             self.sources[key] = source
+
+    def limit_meta_batch(self, env: str, tasks: int) -> None:
+        """At most the training tasks of `env`, which a batch draws without replacement; an error where it was asked."""
+        wanted, source = self.values["meta_batch"], self.sources["meta_batch"]
+        if wanted <= tasks:
+            return
+        if source.startswith(("--set", "preset")):
+            raise BenchError(f"{source}: meta_batch is at most {tasks}, the training tasks of {env}, not {wanted}")
+        self.values["meta_batch"], self.sources["meta_batch"] = tasks, f"{tasks} training tasks"
 
     def build(self) -> list[Any]:
         """The instances of both sections."""
@@ -211,7 +231,8 @@ class _Values:
 
 
 def convert(value: Any, annotation: Any) -> Any:
-    """`value`, text or already typed, as `annotation` demands. Raises ValueError saying what is expected.
+    """`value`, text or already typed, as `annotation` demands. Raises ValueError saying what is expected, and
+    BenchError where it is none of the choices of a Literal.
 
     Text for a tuple separates its items by commas; "none" is None.
     """
@@ -223,7 +244,7 @@ def convert(value: Any, annotation: Any) -> Any:
         for choice in arguments:
             if value in (choice, str(choice)):
                 return choice
-        raise ValueError(f"one of {', '.join(map(str, arguments))}")
+        raise unknown("value", str(value), map(str, arguments))
     if origin is tuple:
         items = [item for item in value.split(",") if item.strip()] if isinstance(value, str) else value
         if not isinstance(items, list | tuple):

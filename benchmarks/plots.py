@@ -156,6 +156,7 @@ def plot_embedding(
         ylabel=f"principal axis 2 ({fraction[1]:.0%})",
         title=f"Embedding, {len(task_ids) // len(np.unique(task_ids))} contexts per task",
     )
+    axes.set_aspect("equal", adjustable="datalim")  # an axis without variance shall not look like one with
     for handle in legend_below(axes).legend_handles:
         handle.set_facecolor("0.6")
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from omrlbench.algorithms.algorithm import Algorithm, Problem
 from omrlbench.config import RunConfig
 from omrlbench.data.dataset import MetaBatchSampler, MultiTaskDataset
+from omrlbench.data.identity import make_command
 from omrlbench.data.store import load_dataset
 from omrlbench.errors import BenchError, Diverged, Interrupted, RunBusy
 from omrlbench.evaluation import (
@@ -40,6 +41,7 @@ SCORED_EVALUATIONS = 3  # the score of a run is the mean of this many last evalu
 HEADLINE_PROTOCOL = "offline"
 CHECK_INTERVAL = 50  # updates between two looks at the losses
 LOSS_LIMIT = 1e8
+BESIDE_RECORD = (".npz", ".safetensors", ".png", ".checkpoint")  # suffixes
 ARTEFACT_LIMIT = 500_000  # bytes of each file kept beside the record
 CONTEXTS_PER_TASK = 10  # embedded for the picture of the task space
 
@@ -72,22 +74,23 @@ def run(
 ) -> RunRecord:
     """Train, evaluate and write the record; go on where an interrupted run of the same configuration stopped.
 
-    A finished run is not repeated unless `overwrite` is set. `on_message` is told in one line when a run is
-    resumed, was finished before, or diverged; `on_data_progress` gets (what, done, total) while the dataset is
-    made. Raises RunBusy if another process has this run, Interrupted after SIGINT or SIGTERM, and OSError if a
-    file cannot be written.
+    A run with a record is not repeated unless `overwrite` is set, and then keeps the old record until it has the
+    new one; it too goes on where it was interrupted. `on_message` is told in one line when a run is resumed, has a
+    record already, or diverged, and when another process makes the dataset; `on_data_progress` gets
+    (what, done, total) while the dataset is made. Raises RunBusy if another process has this run, Interrupted after
+    SIGINT or SIGTERM, and OSError or DatasetError if a file cannot be written.
     """
     path = config.record_path(results_dir or default_results_dir())
     check_device(config.training.device)
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
+        remove_stale_checkpoint(path)
         if path.exists() and not overwrite:
-            on_message(f"already finished: {path}")
-            return read_record(path)
-        if path.exists():
-            for suffix in (".npz", ".safetensors", ".checkpoint", ".json"):
-                path.with_suffix(suffix).unlink(missing_ok=True)
-        dataset = checked_dataset(config, data_dir, on_data_progress)
+            record = read_record(path)
+            finished = record.status == "finished"
+            on_message(f"already {'finished' if finished else f'run, status {record.status}'}: {path}")
+            return record
+        dataset = checked_dataset(config, data_dir, on_data_progress, on_message)
         with deterministic(), StopSignal() as stop:
             training = TrainingRun(config, on_device(dataset, config.training.device), path)
             if training.resume():
@@ -106,15 +109,32 @@ def check_device(device: str) -> None:
 
 
 def checked_dataset(
-    config: RunConfig, data_dir: str | Path | None, on_progress: Callable[[str, int, int], None] | None = None
+    config: RunConfig,
+    data_dir: str | Path | None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    on_message: Callable[[str], None] = lambda message: None,
 ) -> MultiTaskDataset:
     """The dataset of the run. Raises BenchError if it was made by another recipe than the configuration's."""
     dataset = load_dataset(
-        config.env, config.level, behavior=config.behavior, data_dir=data_dir, on_progress=on_progress
+        config.env,
+        config.level,
+        behavior=config.behavior,
+        data_dir=data_dir,
+        on_progress=on_progress,
+        on_message=on_message,
     )
     if dataset.metadata["recipe_sha256"] != config.dataset:
-        raise BenchError(f"dataset {dataset.metadata['id']} was made by another recipe than this version's")
+        command = make_command(dataset.spec, config.level, config.behavior, data_dir)
+        reason = "made by another recipe than this version's"
+        raise BenchError(f"{dataset.metadata['id']}: {reason}; make it again: {command}")
     return dataset
+
+
+def remove_stale_checkpoint(path: Path) -> None:
+    """Remove what a run left that died after its record was written; a later checkpoint is of its repetition."""
+    checkpoint = path.with_suffix(".checkpoint")
+    if path.exists() and checkpoint.exists() and checkpoint.stat().st_mtime_ns <= path.stat().st_mtime_ns:
+        checkpoint.unlink()
 
 
 @contextmanager
@@ -263,7 +283,7 @@ class TrainingRun:
     def complete(
         self, stop: StopSignal, on_progress: Callable[[Progress], None], argv: Sequence[str] | None
     ) -> RunRecord:
-        """Train to the end and leave the record in place of the checkpoint."""
+        """Train to the end and leave the record in place of the checkpoint and of what an earlier run left."""
         try:
             self.train(stop, on_progress)
             result, artefacts = self.finished_result(), self.write_artefacts()
@@ -278,7 +298,9 @@ class TrainingRun:
             execution=environment_facts(argv, self.config.training.device) | self.times() | {"artefacts": artefacts},
         )
         write_record(self.path, record)
-        self.checkpoint.unlink(missing_ok=True)
+        for file in map(self.path.with_suffix, BESIDE_RECORD):
+            if file.name not in artefacts:
+                file.unlink(missing_ok=True)
         return record
 
     def train(self, stop: StopSignal, on_progress: Callable[[Progress], None]) -> None:

@@ -57,7 +57,7 @@ class MetaBatchSampler:
     """Draws meta-batches of distinct training tasks; `generator` is the only state.
 
     `rl_reward` ("dense" or "sparse") selects the learner's reward; contexts always hold the environment's own.
-    `meta_batch` is capped at the number of training tasks, since tasks in a batch are distinct.
+    Raises ValueError if `meta_batch` exceeds the number of training tasks, since tasks in a batch are distinct.
     """
 
     def __init__(
@@ -73,7 +73,9 @@ class MetaBatchSampler:
         self.dataset, self.generator = dataset, generator
         self.transitions, self.context_size = transitions, context_size
         self.train_tasks = np.array(dataset.spec.tasks.splits["train"])
-        self.meta_batch = min(meta_batch, len(self.train_tasks))
+        if meta_batch > len(self.train_tasks):
+            raise ValueError(f"meta_batch {meta_batch} exceeds the {len(self.train_tasks)} training tasks")
+        self.meta_batch = meta_batch
         self.rewards = dataset.rewards[rl_reward]
         self.task_parameters = standardised_parameters(dataset.spec.tasks) if privileged else None
 

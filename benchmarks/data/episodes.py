@@ -35,6 +35,12 @@ class DatasetError(BenchError, ValueError):
     """A dataset that is missing, damaged or cannot be written; one line that names the file."""
 
 
+class DatasetWriteError(DatasetError):
+    """A dataset that cannot be written."""
+
+    exit_code = 1
+
+
 def layout(spec: MetaEnvSpec) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of each array of one episode of T = `spec.horizon` steps, by its name in the file."""
     env = spec.make(0)

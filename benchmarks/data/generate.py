@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import minari
 import numpy as np
-from filelock import FileLock
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from minari.dataset.minari_storage import MinariStorage
 
 from omrlbench.data.behavior import rollout
@@ -24,6 +24,7 @@ from omrlbench.data.episodes import (
     ATTRIBUTES,
     Arrays,
     DatasetError,
+    DatasetWriteError,
     checksums,
     content_sha256,
     layout,
@@ -57,13 +58,14 @@ def make_dataset(
     *,
     episodes: int = EPISODES,
     on_progress: Progress | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Make one dataset unless it is there, intact and of the same recipe; returns its "omrl" metadata.
 
     `episodes` per task are shared by the level's checkpoints; another number than the default makes a dataset that
     is not the leaderboard's. The files appear under their final name only when complete and checked, and a process
-    that finds another one making the same dataset waits for it. Raises DatasetError, one line, where the files cannot
-    be written or there are no behaviour checkpoints.
+    that finds another one making the same dataset says so through `on_message` and waits for it. Raises, one line,
+    DatasetWriteError where the files cannot be written and DatasetError where there are no behaviour checkpoints.
     """
     dataset = dataset_id(spec, level, kind)
     wanted = recipe(spec, level, kind, episodes)
@@ -73,7 +75,7 @@ def make_dataset(
     temporary, replaced = (final.with_name(f".{final.name}.{suffix}") for suffix in ("new", "old"))
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.with_name(f".{final.name}.lock")):
+        with _locked(final.with_name(f".{final.name}.lock"), dataset, on_message or (lambda message: None)):
             present = _present(spec, dataset, final / "data", wanted)
             if present:
                 return present
@@ -88,7 +90,17 @@ def make_dataset(
                 _remove(temporary, replaced)
     except OSError as error:
         root = datasets_root(data_dir)
-        raise DatasetError(f"cannot write {dataset} below {root}: {one_line(error)}") from error
+        raise DatasetWriteError(f"cannot write {dataset} below {root}: {one_line(error)}") from error
+
+
+def _locked(path: Path, dataset: str, on_message: Callable[[str], None]) -> AcquireReturnProxy:
+    """The lock at `path` as a context manager, taken at once or, after a message, as soon as it is free."""
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        on_message(f"waiting for another process that makes {dataset}")
+        return lock.acquire()
 
 
 def _remove(*folders: Path) -> None:

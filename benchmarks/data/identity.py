@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -47,9 +48,10 @@ def data_folder(dataset: str, data_dir: str | Path | None = None) -> Path:
     return datasets_root(data_dir) / dataset / "data"
 
 
-def make_command(spec: MetaEnvSpec, level: str, kind: str) -> str:
+def make_command(spec: MetaEnvSpec, level: str, kind: str, data_dir: str | Path | None = None) -> str:
     behavior = "" if kind == spec.behavior_kind else f" --behavior {kind}"
-    return f"bench data make {spec.name} --level {level}{behavior}"
+    place = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
+    return f"bench data make {spec.name} --level {level}{behavior}{place}"
 
 
 def recipe(spec: MetaEnvSpec, level: str, kind: str, episodes: int = EPISODES) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The datasets on this machine: load one (making it on first use), list and describe them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -40,23 +41,25 @@ def load_dataset(
     behavior: str | None = None,
     data_dir: str | Path | None = None,
     on_progress: Progress | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> MultiTaskDataset:
     """The dataset of a meta-environment and level as contiguous tensors, made and checked on first use.
 
     `behavior` is the kind of behaviour policy, by default the environment's. Datasets lie in `data_dir`, by default
     the folder that MINARI_DATASETS_PATH names, else Minari's own. The content hash is verified at every load;
-    `metadata["state"]` tells how the dataset compares with the pinned one.
+    `metadata["state"]` tells how the dataset compares with the pinned one. `on_message` is told in one line when
+    another process makes the dataset and this one waits for it.
 
     Raises DatasetError, one line, where the data are damaged, made by another recipe than this version's, or cannot be
     written, and ValueError or BenchError for an unknown name.
     """
     spec = get_meta_env(env)
-    kind = behavior or spec.behavior_kind
+    kind = spec.behavior_kind if behavior is None else behavior
     dataset = dataset_id(spec, level, kind)
     folder = data_folder(dataset, data_dir)
     if not folder.exists():
-        make_dataset(spec, level, kind, data_dir, on_progress=on_progress)
-    with advising(make_command(spec, level, kind)):
+        make_dataset(spec, level, kind, data_dir, on_progress=on_progress, on_message=on_message)
+    with advising(make_command(spec, level, kind, data_dir)):
         omrl, arrays, task_ids = _read(spec, dataset, folder)
         _check_recipe(spec, level, kind, folder, omrl["recipe"])
     metadata = omrl | {"id": dataset, "state": pin_state(dataset, omrl)}
@@ -150,7 +153,7 @@ def describe(
     `recipe_sha256` and `content_sha256`. Raises DatasetError where its metadata is damaged.
     """
     spec = get_meta_env(env)
-    kind = behavior or spec.behavior_kind
+    kind = spec.behavior_kind if behavior is None else behavior
     outline = _outline(spec, level, kind, data_dir)
     if not outline["on_disk"]:
         return outline

@@ -26,14 +26,17 @@ METADATA_NAME = "metadata.json"  # Minari's
 def validate_dataset(spec: MetaEnvSpec, level: str, kind: str, data_dir: str | Path | None = None) -> None:
     """Check every array, episode and task of a stored dataset.
 
-    Raises DatasetError, one line naming file, episode and reason: a missing file or array, a wrong shape or dtype,
-    observations that are not one more than the steps, NaN or infinity, a task id out of range, an episode that does
-    not end where it should, rewards that are not the environment's own, a missing task, or bytes other than those
-    that were written.
+    Raises DatasetError, one line, for a dataset that was never made, and otherwise naming file, episode and reason:
+    a missing file or array, a wrong shape or dtype, observations that are not one more than the steps, NaN or infinity,
+    a task id out of range, an episode that does not end where it should, rewards that are not the environment's own,
+    a missing task, or bytes other than those that were written.
     """
     dataset = dataset_id(spec, level, kind)
-    with advising(make_command(spec, level, kind)):
-        read_checked(spec, dataset, data_folder(dataset, data_dir))
+    folder, command = data_folder(dataset, data_dir), make_command(spec, level, kind, data_dir)
+    if not folder.exists():
+        raise DatasetError(f"{dataset}: not made yet; make it: {command}")
+    with advising(command):
+        read_checked(spec, dataset, folder)
 
 
 @contextmanager

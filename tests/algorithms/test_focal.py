@@ -126,6 +126,13 @@ def test_dual_kl_is_zero_where_the_density_ratio_is_one():
     assert d.item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_dual_kl_stays_finite_far_from_the_data():
+    a = torch.tensor([[-200.0, 0.0]], requires_grad=True)
+    d = dual_kl(ByAction(), torch.zeros(1, 2), a, torch.zeros(1, 2), torch.zeros(1, 3))
+    d.sum().backward()
+    assert d.item() == pytest.approx(-200 - math.log(2) + 1) and a.grad[0, 0].item() == 1.0
+
+
 def test_released_output_penalty():
     s, z = torch.zeros(1, 2), torch.zeros(1, 3)
     assert 5 * output_penalty(ByAction(), s, torch.tensor([[1.5, 0.0]]), z).item() == pytest.approx(1.25, abs=1e-4)
@@ -194,6 +201,38 @@ def test_value_penalty_is_discounted_once(regularization, penalised):
     log_ratio = math.log(math.log(1 + math.exp(0.7)))
     backup = 3 + 0.9 * (2 - (1.5 * log_ratio if penalised else 0))
     assert critic_loss_with_constants(config, alpha=1.5, c_out=0.7) == pytest.approx(2 * backup**2, rel=1e-5)
+
+
+def test_released_value_network_target_by_hand():
+    """Target r + gamma (V - alpha d(s)), d at the current state: both discriminator terms are at output 0."""
+    released = {"critic_target": "value_network", "value_penalty_at": "state", "regularization": "both"}
+    config = replace(SMALL, discount=0.9, **released)
+    d = math.log(math.log(2)) - math.log(2) + 1
+    backup = 3 + 0.9 * (2 - 1.5 * d)
+    assert critic_loss_with_constants(config, alpha=1.5) == pytest.approx(2 * backup**2, rel=1e-5)
+
+
+def test_released_value_network_learns_the_soft_value():
+    algorithm = Focal(PROBLEM, replace(SMALL, critic_target="value_network"), seed=0)
+    constant(algorithm.value, 1.0)
+    loss = algorithm.value_loss(torch.zeros(4, 2), torch.zeros(4, 3), torch.full((4,), 3.0))
+    assert loss.item() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"meta_batch": 1}, "meta_batch must be at least 2"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"latent_dim": 0}, "latent_dim must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must be above 0, not -1.0"),
+        ({"discount": 1.5}, "discount must be between 0 and 1"),
+        ({"min_log_std": 3.0}, "min_log_std must be below max_log_std"),
+    ],
+)
+def test_impossible_values_are_refused_in_one_line(value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **value)
 
 
 def test_reward_scale_multiplies_rewards_only():

@@ -113,6 +113,8 @@ CELL = ("--algo", "tiny", "--env", "point_robot")
         (["data", "make", "walker"], ["'walker'", "sparse_point_robot"]),
         (["data", "make", "point_robot", "--level", "best"], ["'best'", "expert"]),
         (["data", "train-behavior", "point_robot", "--behavior", "x"], ["'x'", "conditioned"]),
+        (["data", "show", "point_robot", "--behavior", ""], ["unknown behaviour kind ''", "conditioned"]),
+        (["data", "validate", "point_robot", "--data-dir", "none"], ["not made yet; make it: bench data make"]),
     ],
     ids=" ".join,
 )
@@ -250,6 +252,15 @@ def test_results_folder_that_cannot_be_written_is_one_line(bench, tmp_path, data
     assert len(err.splitlines()) == 1 and str(tmp_path / "file") in err
 
 
+def test_data_folder_that_cannot_be_written_is_one_line(bench, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for command in (["data", "make", "sparse_point_robot"], [*RUN, "--results-dir", tmp_path]):
+        code, out, err = bench(*command, "--data-dir", file)
+        assert code == 1 and not out
+        assert len(err.splitlines()) == 1 and str(file) in err
+
+
 def test_full_disk_is_one_line_and_leaves_nothing_half_written(run, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -279,6 +290,23 @@ def test_data_make_show_validate(bench, tmp_path):
     file.write_bytes(content)
     code, out, err = bench("data", "validate", *dataset)
     assert code == 2 and len(err.splitlines()) == 1 and file.name in err
+
+
+def test_waiting_for_another_process_that_makes_the_dataset_is_said_once(bench, tmp_path, monkeypatch):
+    folder = tmp_path / "omrl" / "point_robot_wind"
+    folder.mkdir(parents=True)
+    lock = FileLock(folder / ".random-v1.lock")
+    lock.acquire()
+    show = Bar.message
+
+    def message(bar, line):
+        show(bar, line)
+        lock.release()
+
+    monkeypatch.setattr(Bar, "message", message)
+    code, _, err = bench("data", "make", "point_robot_wind", "--level", "random", "--data-dir", tmp_path)
+    assert code == 0
+    assert err == "waiting for another process that makes omrl/point_robot_wind/random-v1\n"
 
 
 # ------------------------------------------------------------------ progress

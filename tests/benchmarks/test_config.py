@@ -37,6 +37,28 @@ def test_later_layers_win_and_leave_their_name():
     assert c.algorithm.hidden == (32,) and c.training.steps == 7
 
 
+def test_what_names_the_cell_is_a_default_the_environment_s_or_from_the_command_line():
+    arguments = {"level": "medium", "seed": 0, "behavior": "conditioned"}
+    shown, default = ({row[0]: row[2] for row in explain(resolve("point_robot", "tiny", **a))} for a in (arguments, {}))
+    assert {key for key in shown if shown[key] == "command line"} == {"env", "algo", "level", "behavior"}
+    assert shown["budget"] == shown["preset"] == shown["seed"] == shown["eval_split"] == "default"
+    assert default["level"] == "default" and default["behavior"] == "environment point_robot"
+
+
+def test_a_batch_has_at_most_the_training_tasks(monkeypatch):
+    import tiny_method
+
+    monkeypatch.setitem(META_ENVS["point_robot"].tasks.splits, "train", (0, 1))
+    c = resolve("point_robot", "tiny")
+    assert c.algorithm.meta_batch == 2 and c.sources["meta_batch"] == "2 training tasks"
+    assert resolve("point_robot", "tiny", overrides=["meta_batch=1"]).sources["meta_batch"] == "--set"
+    monkeypatch.setitem(tiny_method.Cloning.presets, "many", {"meta_batch": 3})
+    for source, arguments in {"--set": {"overrides": ["meta_batch=3"]}, "preset many": {"preset": "many"}}.items():
+        expected = f"{source}: meta_batch is at most 2, the training tasks of point_robot, not 3"
+        with pytest.raises(BenchError, match=f"^{expected}$"):
+            resolve("point_robot", "tiny", **arguments)
+
+
 def test_environment_sections_of_a_budget_come_after_the_budget(monkeypatch, tmp_path):
     (tmp_path / "b.yaml").write_text(
         "training: {steps: 10}\n"
@@ -94,7 +116,8 @@ def test_values_are_typed_by_annotation(text, annotation, value):
         ("learning_rate=nan", "a finite number"),
         ("steps=1.5", "--set: steps is an integer, not '1.5'"),
         ("steps=0", "steps must be at least 1"),
-        ("rl_reward=sprase", "one of dense, sparse"),
+        ("rl_reward=sprase", "--set: rl_reward: unknown value 'sprase': did you mean sparse? choose from dense"),
+        ("device=cdua", "did you mean cuda? choose from cpu, cuda"),
         ("hidden=16,x", "an integer"),
         ("lerning_rate=1", "did you mean learning_rate"),
         ("steps", "takes key=value, not 'steps'"),
@@ -114,6 +137,7 @@ def test_bad_overrides_are_one_line_errors(override, message):
         ({"budget": "cup"}, "unknown budget 'cup': did you mean cpu?"),
         ({"preset": "wider"}, "unknown preset of tiny 'wider': did you mean wide?"),
         ({"behavior": "per-task"}, "did you mean per_task?"),
+        ({"behavior": ""}, "unknown behaviour kind ''"),
         ({"eval_split": "train"}, "unknown evaluation split"),
         ({"seed": -1}, "seed"),
     ],

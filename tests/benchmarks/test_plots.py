@@ -111,6 +111,16 @@ def test_embedding_draws_every_point_once_with_a_marker_per_split(axes):
     assert "of the variance" in texts(axes) and "2 contexts per task" in texts(axes)
 
 
+def test_an_embedding_along_one_line_looks_like_one(axes):
+    spec = META_ENVS["point_robot"]
+    size = axes.get_position().size
+    points = np.linspace(0, 1, 110)[:, None] * (1.0, 1e-3)
+    plots.plot_embedding(axes, points, np.arange(110), spec.tasks.splits, plots.task_colours(spec))
+    axes.apply_aspect()
+    np.testing.assert_allclose(axes.get_position().size, size)
+    assert np.ptp(axes.get_ylim()) > 0.5
+
+
 def test_colours_follow_the_goal_angle():
     colours = plots.task_colours(META_ENVS["sparse_point_robot"])
     np.testing.assert_allclose(colours.values[:100], np.linspace(0, 180, 100), atol=1e-9)

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from omrlbench import registry, training
 from omrlbench.config import resolve
+from omrlbench.data.generate import make_dataset
+from omrlbench.envs.registry import get_meta_env
 from omrlbench.errors import BenchError, Interrupted, RunBusy
 from omrlbench.evaluation import Evaluation
 from omrlbench.record import read_record
@@ -146,6 +148,60 @@ def test_a_finished_run_is_not_repeated_unless_asked(tmp_path, data_dir):
     assert repeated.result == first.result and repeated.execution != first.execution and len(messages) == 1
 
 
+def test_a_repetition_that_cannot_begin_leaves_the_finished_run(tmp_path, data_dir, monkeypatch):
+    def unreadable(*arguments, **options):
+        raise BenchError("the data are damaged")
+
+    first = training.run(configure(), results_dir=tmp_path, data_dir=data_dir)
+    path = configure().record_path(tmp_path)
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    monkeypatch.setattr(training, "load_dataset", unreadable)
+    with pytest.raises(BenchError, match="the data are damaged"):
+        training.run(configure(), results_dir=tmp_path, data_dir=data_dir, overwrite=True)
+    assert read_record(path) == first and {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+def test_an_interrupted_repetition_keeps_the_record_and_goes_on(tmp_path, data_dir, monkeypatch):
+    messages = []
+
+    def again(**arguments):
+        on_message = messages.append
+        return training.run(configure(), results_dir=tmp_path, data_dir=data_dir, on_message=on_message, **arguments)
+
+    first = again()
+    path = configure().record_path(tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 40)
+        with pytest.raises(Interrupted):
+            again(overwrite=True)
+    assert again() == first == read_record(path) and path.with_suffix(".npz").exists()
+    repeated = again(overwrite=True)
+    assert messages == [f"already finished: {path}", "resuming at step 40 of 110"]
+    assert repeated.result == first.result and len(repeated.execution["sittings"]) == 2
+    assert not path.with_suffix(".checkpoint").exists()
+
+
+def test_a_checkpoint_older_than_the_record_is_not_taken_up(tmp_path, data_dir, monkeypatch):
+    path, messages = configure().record_path(tmp_path), []
+    monkeypatch.setattr(training, "BESIDE_RECORD", ())  # as if killed right after the record was written
+    training.run(configure(), results_dir=tmp_path, data_dir=data_dir)
+    assert path.with_suffix(".checkpoint").exists()
+    training.run(configure(), results_dir=tmp_path, data_dir=data_dir, overwrite=True, on_message=messages.append)
+    assert messages == []
+
+
+def test_a_repetition_that_diverges_leaves_no_pictures_of_the_run_before(tmp_path, data_dir, monkeypatch):
+    import tiny_method
+
+    training.run(configure(), results_dir=tmp_path, data_dir=data_dir)
+    path = configure().record_path(tmp_path)
+    path.with_suffix(".png").touch()
+    broken = {"cloning_loss": torch.tensor(torch.nan)}
+    monkeypatch.setattr(tiny_method.Cloning, "update", lambda self, batch: broken)
+    training.run(configure(), results_dir=tmp_path, data_dir=data_dir, overwrite=True)
+    assert {file.name for file in path.parent.iterdir()} == {"seed-0.json", "seed-0.lock"}
+
+
 @pytest.mark.parametrize("breaks_after, interval, step, points", [(60, 25, 75, 2), (0, 100, 50, 0)])
 def test_a_loss_that_is_no_number_ends_the_run_with_a_record(tmp_path, data_dir, breaks_after, interval, step, points):
     messages = []
@@ -156,7 +212,8 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_record(tmp_path, data_dir,
     assert len(record.result["curve"]) == points and record.result["evaluations"] == []
     scores = [point["score"] for point in record.result["curve"]]
     assert record.result["score"] == min([0.0, *scores[-1:]])
-    assert training.run(config, results_dir=tmp_path, data_dir=data_dir) == record
+    again = training.run(config, results_dir=tmp_path, data_dir=data_dir, on_message=messages.append)
+    assert again == record and messages[1:] == [f"already run, status diverged: {config.record_path(tmp_path)}"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e8])
@@ -226,9 +283,17 @@ def test_the_caller_s_random_state_and_threads_are_left_alone(tmp_path, data_dir
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is available")
 def test_an_unavailable_device_is_one_line(tmp_path):
-    with pytest.raises(BenchError, match="device 'nowhere' is not available here"):
-        training.run(configure("device=nowhere"), results_dir=tmp_path)
+    with pytest.raises(BenchError, match="^device 'cuda' is not available here$"):
+        training.run(configure("device=cuda"), results_dir=tmp_path)
+
+
+def test_data_of_another_recipe_are_refused_with_the_command_that_replaces_them(tmp_path):
+    make_dataset(get_meta_env(ENV), "random", "per_task", tmp_path, episodes=1)
+    config = configure(level="random")
+    with pytest.raises(BenchError, match=f"make it again: bench data make .* random --data-dir {tmp_path}$"):
+        training.run(config, results_dir=tmp_path / "results", data_dir=tmp_path)
 
 
 def test_the_curve_falls_back_to_train_tasks_where_there_are_no_validation_tasks(tmp_path, data_dir, monkeypatch):

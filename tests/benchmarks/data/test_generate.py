@@ -155,6 +155,11 @@ def test_every_pin_is_of_the_current_recipe():
     assert {dataset: pin["recipe"] for dataset, pin in identity.pins().items()} == current
 
 
+@pytest.mark.parametrize(("env", "least"), [("sparse_point_robot", 12.0), ("point_robot_wind", -5.3)])
+def test_pinned_expert_data_are_good(env, least):
+    assert np.mean(identity.pins()[f"omrl/{env}/expert-v1"]["task_mean_returns"]) >= least
+
+
 def test_state_against_the_pins(data_dir, monkeypatch):
     omrl = load_dataset("sparse_point_robot", data_dir=data_dir).metadata
     pin = {

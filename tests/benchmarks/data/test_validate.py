@@ -57,6 +57,12 @@ def test_an_intact_dataset_passes(intact):
     validate_dataset(SPEC, "random", "per_task", intact)
 
 
+def test_what_was_never_made_is_said_to_be_so(tmp_path):
+    folder = tmp_path / "my data"
+    command = f"bench data make sparse_point_robot --level random --data-dir '{folder}'"
+    assert rejection(folder) == f"{DATASET}: not made yet; make it: {command}"
+
+
 def replace(name, change):
     def damage(episode):
         value = change(episode[name][()])
@@ -109,7 +115,7 @@ def test_a_damaged_episode_is_named(copy, damage):
         change(stored["episode_7"])
     message = rejection(copy)
     assert message.startswith(f"{hdf5(copy)}: episode 7: {reason}")
-    assert message.endswith("make it again: bench data make sparse_point_robot --level random")
+    assert message.endswith(f"make it again: bench data make sparse_point_robot --level random --data-dir {copy}")
 
 
 @pytest.mark.parametrize("name", ARRAYS)
