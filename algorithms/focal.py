@@ -88,11 +88,7 @@ POINT_ROBOT = {  # chosen on the validation tasks, see docs/algorithms/focal.md
 
 class Focal(Algorithm):
     Config = FocalConfig
-    environment_values = {
-        "sparse_point_robot": POINT_ROBOT,
-        "point_robot": POINT_ROBOT,
-        "point_robot_wind": POINT_ROBOT | {"alpha": 5.0},
-    }
+    environment_values = dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), POINT_ROBOT)
     presets = {
         "released-code": {
             "latent_dim": 20,
