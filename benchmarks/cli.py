@@ -14,12 +14,11 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from omrlbench.config import RunConfig
     from omrlbench.envs.registry import MetaEnvSpec
     from omrlbench.record import RunRecord
 
 FILE_ERRORS = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
 )
 INTERRUPTED = 130
@@ -238,35 +237,14 @@ def datasets(data_dir: Path | None) -> None:
 )
 def suites(results_dir: Path) -> None:
     """Suites: the cells that a leaderboard promises, and how many of them are finished."""
+    from omrlbench.suite import suite_cells, suite_names
+
     rows = []
-    for name, cells in sorted(suite_cells().items()):
-        finished = sum(is_finished(cell.record_path(results_dir)) for cell in cells)
+    for name in suite_names():
+        cells = suite_cells(name)
+        finished = sum(is_finished(config.record_path(results_dir)) for _, config in cells)
         rows.append((name, str(len(cells)), str(finished)))
     print_table(("suite", "cells", "finished"), rows, numbers=("cells", "finished"))
-
-
-def suite_cells() -> dict[str, list["RunConfig"]]:
-    """Every suite's cells, one per method, environment, level, variant and seed.
-
-    A variant is a named list of "key=value" changes to the configuration; without any there is one, the default.
-    """
-    from dataclasses import replace
-    from importlib.resources import files
-    from itertools import product
-
-    import yaml
-
-    from omrlbench.config import resolve
-
-    suites = {}
-    for file in (files("omrlbench") / "suites").iterdir():
-        table = {"eval_split": "test", "variants": {"default": []}} | yaml.safe_load(file.read_text())
-        shared = {"budget": table["budget"], "eval_split": table["eval_split"]}
-        cells = product(table["envs"], table["algos"], table["levels"], table["variants"].values())
-        configs = [resolve(env, algo, level=level, overrides=values, **shared) for env, algo, level, values in cells]
-        seeded = product(configs, table["seeds"])
-        suites[Path(file.name).stem] = [replace(config, seed=seed) for config, seed in seeded]
-    return suites
 
 
 def is_finished(path: Path) -> bool:

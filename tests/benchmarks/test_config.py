@@ -177,3 +177,16 @@ def test_the_path_names_the_cell_and_the_seed():
     c = resolve("point_robot", "tiny", budget="smoke", seed=4)
     cell = f"smoke-{c.fingerprint[:8]}"
     assert c.record_path("r") == Path("r/point_robot/expert/tiny") / cell / "seed-4.json"
+
+
+@pytest.mark.parametrize(
+    ("env", "regularization", "reward_scale"),
+    [("sparse_point_robot", "none", 100.0), ("point_robot_wind", "none", 100.0)],
+)
+def test_the_released_preset_overrides_budget_and_environment(env, regularization, reward_scale):
+    config = resolve(env, "focal", preset="released-code")
+    method = config.algorithm
+    assert (method.regularization, method.reward_scale) == (regularization, reward_scale)
+    assert config.sources["reward_scale"] == f"preset released-code on {env}"
+    assert (method.width, method.encoder_width, method.latent_dim) == (256, 200, 20)
+    assert config.training.learning_rate_decay == "none" and method.discriminator_penalty_weight == 5.0

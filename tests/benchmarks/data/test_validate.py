@@ -161,7 +161,8 @@ def test_a_cut_file_is_rejected(copy):
     assert f"{hdf5(copy)}: " in rejection(copy)
 
 
-def test_a_dataset_that_is_not_there_is_rejected(tmp_path):
+def test_a_dataset_without_its_files_is_rejected(tmp_path):
+    hdf5(tmp_path).parent.mkdir(parents=True)
     assert "metadata.json: cannot be read: No such file or directory" in rejection(tmp_path)
 
 

@@ -1,0 +1,69 @@
+"""Figures that documents show, drawn from committed records: `python -m omrlbench.figures SUITE`."""
+
+import io
+import sys
+from pathlib import Path
+from textwrap import fill
+
+from matplotlib.figure import Figure
+
+from omrlbench.errors import BenchError
+from omrlbench.plots import BLUE
+from omrlbench.record import RunRecord, read_record, write_atomic
+from omrlbench.suite import suite_cells
+
+COLUMNS = 4
+GREY = "0.7"
+
+
+def variants_figure(suite: str, results_dir: Path, path: Path) -> None:
+    """The validation curve of every variant of a suite with one environment and seed, over that of the first.
+
+    Raises BenchError naming the first cell that has no record.
+    """
+    records = {variant: _record(variant, config.record_path(results_dir)) for variant, config in suite_cells(suite)}
+    first, *others = records
+    rows = -(-len(others) // COLUMNS)
+    figure = Figure(figsize=(3 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).flat
+    for axes, variant in zip(panels, others, strict=False):
+        _draw(axes, records[first], GREY, first)
+        _draw(axes, records[variant], BLUE, "this change")
+        axes.set_title(fill(variant, 32), fontsize=9)
+    for axes in list(panels)[len(others) :]:
+        axes.axis("off")
+    axes = figure.axes[0]
+    axes.set_ylim(-0.05, 1.05)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
+    figure.supxlabel("update")
+    figure.supylabel("score on the validation tasks")
+    figure.suptitle(_caption(records[first]), fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    write_atomic(path, buffer.getvalue())
+
+
+def _draw(axes, record: RunRecord, colour, label: str) -> None:
+    curve = record.result["curve"]
+    axes.plot([point["step"] for point in curve], [point["score"] for point in curve], color=colour, label=label)
+
+
+def _caption(record: RunRecord) -> str:
+    c = record.config
+    return (
+        f"{c['algo']} on {c['env']}, {c['level']} data, {c['budget']} budget, seed {c['seed']} (n = 1 each), "
+        "offline context, 10 validation tasks"
+    )
+
+
+def _record(variant: str, path: Path) -> RunRecord:
+    if not path.exists():
+        raise BenchError(f"no record of {variant!r}: {path}")
+    return read_record(path)
+
+
+if __name__ == "__main__":
+    (name,) = sys.argv[1:]
+    figures = Path("results/figures")
+    figures.mkdir(parents=True, exist_ok=True)
+    variants_figure(name, Path("results/runs"), figures / f"{name}.png")

@@ -1,0 +1,34 @@
+"""Suites: the cells that a leaderboard or a comparison promises, read from `suites/*.yaml`.
+
+A suite names methods, environments, levels, seeds and a budget; its cells are their product. `variants`, where it has
+them, are named lists of "key=value" changes to the configuration, and `eval_split` is "validation" in a comparison
+that chooses values.
+"""
+
+from dataclasses import replace
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+
+import yaml
+
+from omrlbench.config import RunConfig, resolve
+from omrlbench.errors import unknown
+
+
+def suite_names() -> list[str]:
+    return sorted(Path(file.name).stem for file in (files("omrlbench") / "suites").iterdir())
+
+
+def suite_cells(suite: str) -> list[tuple[str, RunConfig]]:
+    """Every cell of the suite as (variant, configuration); a suite without variants has one, "default"."""
+    if suite not in suite_names():
+        raise unknown("suite", suite, suite_names())
+    stored = yaml.safe_load((files("omrlbench") / "suites" / f"{suite}.yaml").read_text())
+    table = {"eval_split": "test", "variants": {"default": []}} | stored
+    shared = {"budget": table["budget"], "eval_split": table["eval_split"]}
+    cells = []
+    for env, algo, level, variant in product(table["envs"], table["algos"], table["levels"], table["variants"]):
+        config = resolve(env, algo, level=level, overrides=table["variants"][variant], **shared)
+        cells += [(variant, replace(config, seed=seed)) for seed in table["seeds"]]
+    return cells
