@@ -178,6 +178,7 @@ def plot_trajectories(
         axes.scatter([], [], s=150, color="0.85", label=f"reward: within {goal_radius:g} of the goal")
     axes.set(xlabel="x", ylabel="y", title="One episode in each task")
     axes.set_aspect("equal", adjustable="datalim")
+    axes.locator_params(nbins=5)
     legend_below(axes)
 
 
