@@ -85,10 +85,21 @@ POINT_ROBOT = {  # chosen on the validation tasks, see docs/algorithms/focal.md
     "discriminator_penalty_weight": 0.2,
 }
 
+LOCOMOTION = {  # chosen on the validation tasks of cheetah_vel, see docs/algorithms/focal.md
+    "entropy_temperature": 0.01,
+    "regularization": "policy",
+    "alpha": 10.0,
+    "discriminator_learning_rate": 3e-3,
+    "discriminator_penalty_weight": 0.01,
+}
+
 
 class Focal(Algorithm):
     Config = FocalConfig
-    environment_values = dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), POINT_ROBOT)
+    environment_values = {
+        **dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), POINT_ROBOT),
+        **dict.fromkeys(("cheetah_vel", "cheetah_fwd_back", "ant_fwd_back", "walker_params"), LOCOMOTION),
+    }
     presets = {
         "released-code": {
             "latent_dim": 20,

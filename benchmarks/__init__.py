@@ -9,6 +9,7 @@ from typing import Any
 
 _HOMES = {
     "load_dataset": "omrlbench.data.store",
+    "load_imported": "omrlbench.data.importers",
     "qlearning_dataset": "omrlbench.data.d4rl",
     "sequence_dataset": "omrlbench.data.d4rl",
     "get_normalized_score": "omrlbench.data.d4rl",

@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from omrlbench.data.dataset import MultiTaskDataset
     from omrlbench.envs.registry import MetaEnvSpec
     from omrlbench.record import RunRecord
 
@@ -87,10 +88,13 @@ behavior_option = click.option(
     help="Behaviour policies: per_task or conditioned.  [default: the environment's]",
 )
 level_option = click.option(
-    "--level", default="expert", show_default=True, help="Data quality: random, medium, expert, mixed."
+    "--level", help="Data quality: random, medium, expert or mixed; by default the environment's."
 )
 data_dir_option = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Where datasets are kept.  [default: Minari's]"
+)
+results_dir_option = click.option(
+    "--results-dir", type=click.Path(path_type=Path), help="Where results go.  [default: results/local]"
 )
 cell_options = options(
     click.option("--algo", required=True, help="Method, see bench list algos."),
@@ -116,7 +120,7 @@ def cli() -> None:
 
 @cli.command()
 @cell_options
-@click.option("--results-dir", type=click.Path(path_type=Path), help="Where records go.  [default: results/local]")
+@results_dir_option
 @data_dir_option
 @click.option("--overwrite", is_flag=True, help="Run again although a record exists.")
 def run(results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell: Any) -> int:
@@ -272,25 +276,61 @@ def spec_and_kind(env: str, behavior: str | None) -> tuple["MetaEnvSpec", str]:
     return spec, spec.behavior_kind if behavior is None else behavior
 
 
+def spec_level_and_kind(env: str, level: str | None, behavior: str | None) -> tuple["MetaEnvSpec", str, str]:
+    spec, kind = spec_and_kind(env, behavior)
+    return spec, spec.default_level if level is None else level, kind
+
+
 @data.command(name="show")
 @dataset_options
-def show_dataset(env: str, level: str, behavior: str | None, data_dir: Path | None) -> None:
-    """Describe one dataset: identity, sizes, returns."""
+@results_dir_option
+def show_dataset(
+    env: str, level: str | None, behavior: str | None, data_dir: Path | None, results_dir: Path | None
+) -> None:
+    """Describe one dataset: identity, sizes, returns per task, and a picture of returns and states."""
     from omrlbench.data.store import describe
 
-    spec, kind = spec_and_kind(env, behavior)
-    print_table(("key", "value"), flatten(describe(spec.name, level, behavior=kind, data_dir=data_dir)))
+    spec, level, kind = spec_level_and_kind(env, level, behavior)
+    about = describe(spec.name, level, behavior=kind, data_dir=data_dir)
+    print_table(("key", "value"), flatten(about))
+    if not about["on_disk"]:
+        return
+
+    from omrlbench.data.store import level_returns, load_dataset
+    from omrlbench.plots import dataset_figure
+    from omrlbench.training import default_results_dir
+
+    dataset = load_dataset(spec.name, level, behavior=kind, data_dir=data_dir)
+    click.echo()
+    print_task_returns(dataset)
+    returns = level_returns(dataset, data_dir, lambda line: click.echo(line, err=True))
+    picture = (results_dir or default_results_dir()) / "datasets" / spec.name / f"{Path(about['id']).name}.png"
+    dataset_figure(dataset, returns, picture)
+    click.echo(f"picture: {picture}")
+
+
+def print_task_returns(dataset: "MultiTaskDataset") -> None:
+    """How much data each task has, and the returns of its episodes."""
+    tasks, lengths, returns = dataset.episodes()
+    rows = []
+    for task in range(len(dataset.spec.tasks)):
+        own = tasks == task
+        splits = (split for split, ids in dataset.spec.tasks.splits.items() if task in ids)
+        numbers = (f"{value:.2f}" for value in (returns[own].mean(), returns[own].min(), returns[own].max()))
+        rows.append((str(task), ", ".join(splits), str(own.sum()), str(lengths[own].sum()), *numbers))
+    header = ("task", "split", "episodes", "transitions", "mean return", "lowest", "highest")
+    print_table(header, rows, numbers=header[2:])
 
 
 @data.command(name="make")
 @dataset_options
-def make(env: str, level: str, behavior: str | None, data_dir: Path | None) -> None:
+def make(env: str, level: str | None, behavior: str | None, data_dir: Path | None) -> None:
     """Make one dataset unless it is there already. `bench run` does so by itself."""
     from omrlbench.data.generate import make_dataset
     from omrlbench.data.identity import data_folder, dataset_id
     from omrlbench.progress import Bar
 
-    spec, kind = spec_and_kind(env, behavior)
+    spec, level, kind = spec_level_and_kind(env, level, behavior)
     with Bar() as bar:
         make_dataset(spec, level, kind, data_dir, on_progress=bar.update, on_message=bar.message)
     click.echo(f"dataset: {data_folder(dataset_id(spec, level, kind), data_dir).parent}")
@@ -298,25 +338,64 @@ def make(env: str, level: str, behavior: str | None, data_dir: Path | None) -> N
 
 @data.command()
 @dataset_options
-def validate(env: str, level: str, behavior: str | None, data_dir: Path | None) -> None:
+def validate(env: str, level: str | None, behavior: str | None, data_dir: Path | None) -> None:
     """Check every array, episode and byte of one dataset."""
     from omrlbench.data.identity import dataset_id
     from omrlbench.data.validate import validate_dataset
 
-    spec, kind = spec_and_kind(env, behavior)
+    spec, level, kind = spec_level_and_kind(env, level, behavior)
     validate_dataset(spec, level, kind, data_dir)
     click.echo(f"{dataset_id(spec, level, kind)}: no defect found")
+
+
+@data.command(name="import")
+@click.argument("format")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--env", required=True, help="Meta-environment, see bench list envs.")
+@click.option("--name", required=True, help="What to call the dataset.")
+@click.option("--allow-pickle", is_flag=True, help="Read pickles; whatever is not numbers in them is refused.")
+@click.option("--by-number", is_flag=True, help="Take the source's task k as task k even if it is another.")
+@click.option("--step", "steps", type=int, multiple=True, help="Training step of the policies (focal); repeatable.")
+@click.option("--episodes", type=click.IntRange(1), help="So many of each task, evenly spaced.  [default: all]")
+@click.option("--action-scale", type=click.FloatRange(0, min_open=True), help="Divides the source's actions.")
+@click.option("--overwrite", is_flag=True, help="Replace a dataset of this name that is of other sources.")
+@data_dir_option
+def import_data(format: str, path: Path, env: str, name: str, data_dir: Path | None, **choices: Any) -> None:
+    """Bring data that other programs have written into the store.
+
+    FORMAT is focal, borel, macaw, mbml, metadt or d4rl; PATH is the folder that docs/datasets.md tells.
+    """
+    from omrlbench.data.identity import data_folder
+    from omrlbench.data.importers import import_dataset, import_id
+    from omrlbench.progress import Bar
+
+    spec, _ = spec_and_kind(env, None)
+    with Bar() as bar:
+        omrl = import_dataset(format, path, spec.name, name, data_dir=data_dir, on_progress=bar.update, **choices)
+    origin = omrl["origin"]
+    tasks = {task["task"] for task in origin["tasks"]}
+    click.echo(f"dataset: {data_folder(import_id(spec, name), data_dir).parent}")
+    click.echo(f"{omrl['transitions']} transitions in {omrl['episodes']} episodes of {len(tasks)} tasks")
+    for how in sorted({task["identified"] for task in origin["tasks"]}):
+        click.echo(f"tasks identified {how}")
+    for remark, count in origin["remarks"].items():
+        click.echo(f"{count} {remark}")
 
 
 @data.command()
 @click.argument("env")
 @behavior_option
-def train_behavior(env: str, behavior: str | None) -> None:
-    """Train the behaviour policies that are shipped (for maintainers; minutes on one core)."""
+@results_dir_option
+def train_behavior(env: str, behavior: str | None, results_dir: Path | None) -> None:
+    """Train the behaviour policies that are shipped (for maintainers; minutes to an hour on one core).
+
+    Interrupt it whenever you like: the same command goes on from the last checkpoint.
+    """
     from omrlbench.data.behavior import KINDS
     from omrlbench.data.checkpoints import make_checkpoints
     from omrlbench.errors import unknown
     from omrlbench.progress import Bar
+    from omrlbench.training import default_results_dir
 
     spec, kind = spec_and_kind(env, behavior)
     if kind not in KINDS:
@@ -326,7 +405,8 @@ def train_behavior(env: str, behavior: str | None) -> None:
         def on_progress(step: int, steps: int, returns: dict[str, float]) -> None:
             bar.update(f"return {returns[spec.reward]:.2f}", step, steps)
 
-        path = make_checkpoints(spec, kind, on_progress=on_progress)
+        folder = (results_dir or default_results_dir()) / "behavior"
+        path = make_checkpoints(spec, kind, folder, on_progress)
     click.echo(f"policies: {path}")
 
 

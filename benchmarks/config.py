@@ -92,7 +92,7 @@ def resolve(
     env: str,
     algo: str,
     *,
-    level: str = "expert",
+    level: str | None = None,
     budget: str = "cpu",
     preset: str | None = None,
     seed: int = 0,
@@ -100,13 +100,17 @@ def resolve(
     eval_split: str = "test",
     overrides: Sequence[str] = (),
 ) -> RunConfig:
-    """The complete configuration; `overrides` are "key=value" strings. Raises BenchError in one line."""
+    """The complete configuration; `overrides` are "key=value" strings. Raises BenchError in one line.
+
+    Level and kind of behaviour policies are by default the environment's.
+    """
     spec, method = meta_env(env), algorithm_class(algo)
     from omrlbench.data.behavior import KINDS
     from omrlbench.data.store import recipe_fingerprint
     from omrlbench.envs.registry import LEVELS
     from omrlbench.evaluation import PROTOCOL_REVISION
 
+    level = spec.default_level if level is None else level
     behavior = spec.behavior_kind if behavior is None else behavior
     _check("level", level, LEVELS)
     _check("behaviour kind", behavior, KINDS)
@@ -137,6 +141,7 @@ def resolve(
     values.limit_meta_batch(env, len(spec.tasks.splits["train"]))
 
     training, algorithm = values.build()
+    _check(f"rl_reward of {env}", training.rl_reward, spec.rewards)
     return RunConfig(
         env=env,
         level=level,
@@ -170,7 +175,8 @@ def explain(config: RunConfig) -> list[tuple[str, Any, str]]:
 
 def _cell_source(config: RunConfig, key: str) -> str:
     value = getattr(config, key)
-    if key == "behavior" and value == meta_env(config.env).behavior_kind:
+    spec = meta_env(config.env)
+    if (key, value) in (("level", spec.default_level), ("behavior", spec.behavior_kind)):
         return f"environment {config.env}"
     return "default" if value == signature(resolve).parameters[key].default else "command line"
 

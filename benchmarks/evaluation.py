@@ -1,11 +1,13 @@
 """The only evaluation: adapt to each task, roll out, keep every episode's return. See docs/protocols.md."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
 
 from omrlbench.algorithms.algorithm import Algorithm, Policy
 from omrlbench.data.dataset import MultiTaskDataset
@@ -77,8 +79,8 @@ def evaluate(
 ) -> Evaluation:
     """Run `episodes` episodes in every task of `split`, all of them at once.
 
-    Every (task, episode) has a context of its own, which depends on nothing but the run's seed, the index of
-    the evaluation, the task and the episode. Raises Diverged if an action is not finite.
+    Every (task, episode) has a context and a start of its own, which depend on nothing but the run's seed, the index
+    of the evaluation, the task and the episode. Raises Diverged if an action is not finite.
     """
     spec = dataset.spec
     task_ids = spec.tasks.splits[split]
@@ -87,8 +89,13 @@ def evaluate(
     generators = [generator(seed, Stream.EVALUATION_CONTEXT, evaluation_index, *member) for member in members]
     policy = PROTOCOLS[protocol](algorithm, dataset, tasks, context_size, generators)
 
-    reset_seed = int(seed_sequence(seed, Stream.EVALUATION_RESET, evaluation_index).generate_state(1)[0])
-    returns, observations = roll_out(spec.make_vector(tasks), policy, spec.horizon, reset_seed, algorithm.device)
+    reset_seeds = [
+        int(seed_sequence(seed, Stream.EVALUATION_RESET, evaluation_index, *member).generate_state(1)[0])
+        for member in members
+    ]
+    envs = spec.make_vector(tasks)
+    returns, observations = roll_out(envs, policy, reset_seeds, algorithm.device, dataset.standardized)
+    envs.close()
     return Evaluation(
         split,
         tuple(task_ids),
@@ -98,16 +105,23 @@ def evaluate(
     )
 
 
-def roll_out(envs, policy: Policy, horizon: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def roll_out(
+    envs: VectorEnv,
+    policy: Policy,
+    seeds: Sequence[int],
+    device: torch.device,
+    standardized: Callable[[Tensor], Tensor] = lambda observations: observations,
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns (n,) and observations (n, horizon + 1, observation_dim) of one episode in each of n `envs`.
 
-    Raises Diverged if an action is not finite.
+    `seeds` (n,) decide the starts; the policy acts on `standardized` observations. Raises Diverged if an action is not
+    finite.
     """
-    observations, _ = envs.reset(seed=seed)
+    observations, _ = envs.reset(seed=seeds)
     seen = [observations]
     returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
-    for _ in range(horizon):
-        actions = policy.act(torch.as_tensor(observations, device=device)).cpu().numpy()
+    for _ in range(envs.meta_env.horizon):
+        actions = policy.act(standardized(torch.as_tensor(observations, device=device))).cpu().numpy()
         if not np.isfinite(actions).all():
             raise Diverged("the policy's actions are not finite")
         observations, rewards, terminated, truncated, _ = envs.step(actions)

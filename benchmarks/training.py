@@ -92,7 +92,7 @@ def run(
             return record
         dataset = checked_dataset(config, data_dir, on_data_progress, on_message)
         with deterministic(), StopSignal() as stop:
-            training = TrainingRun(config, on_device(dataset, config.training.device), path)
+            training = TrainingRun(config, on_device(dataset.for_learning(), config.training.device), path)
             if training.resume():
                 on_message(f"resuming at step {training.step} of {config.training.steps}")
             record = training.complete(stop, on_progress, argv)
@@ -414,12 +414,15 @@ class TrainingRun:
         return buffer.getvalue()
 
     def weights(self) -> bytes | None:
-        """The modules that acting needs, as safetensors with keys `<module>.<parameter>`."""
+        """What acting needs, as safetensors: `<module>.<parameter>`, and what standardises observations, if any."""
         tensors = {
             f"{name}.{key}": tensor.detach().cpu().clone().contiguous()
             for name, module in self.algorithm.exported().items()
             for key, tensor in module.state_dict().items()
         }
+        if tensors and self.dataset.observation_mean is not None:
+            tensors["observations.mean"] = self.dataset.observation_mean.cpu()
+            tensors["observations.scale"] = self.dataset.observation_scale.cpu()
         return safetensors.torch.save(tensors) if tensors else None
 
 

@@ -5,7 +5,6 @@ Differences from the authors' program, and why, are in docs/environments.md.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from omrlbench.envs.registry import MetaEnvSpec, get_meta_env
+from omrlbench.envs.registry import MetaEnvSpec, get_meta_env, reset_mask, task_option
 
 MAX_STEP = 0.1  # displacement per axis of a unit action
 GOAL_RADIUS = 0.2  # the sparse reward is zero outside this distance
@@ -44,14 +43,6 @@ def rewards_at(position: np.ndarray, goal: np.ndarray) -> dict[str, np.ndarray]:
     """Both rewards of arriving at `position`: `dense` -d, and `sparse` 1 - d in the goal radius, else 0."""
     distance = np.linalg.norm(position - goal, axis=-1)
     return {"dense": -distance, "sparse": np.where(distance <= GOAL_RADIUS, 1.0 - distance, 0.0)}
-
-
-def task_option(options: dict[str, Any] | None) -> Any:
-    """The `task_id` among the options of `reset`, None without one. Raises ValueError at any other option."""
-    unknown = sorted(set(options or {}) - {"task_id"})
-    if unknown:
-        raise ValueError(f"unknown reset option {unknown[0]!r}, the only one is 'task_id'")
-    return (options or {}).get("task_id")
 
 
 def oracle_policy(spec: MetaEnvSpec, task_ids: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
@@ -91,8 +82,10 @@ class PointRobotVectorEnv(VectorEnv):
         self.goal, self.wind = goals_and_winds(self.meta_env, task_ids)
 
     def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
+        super().reset(seed=seed if np.ndim(seed) == 0 else None)  # every start is the origin
         task_ids = task_option(options)
+        if not reset_mask(options, self.num_envs).all():
+            raise ValueError("point robots start and end their episodes together, so reset_mask is all true")
         if task_ids is not None:
             self._set_tasks(task_ids)
         self.position = np.zeros((self.num_envs, 2))

@@ -1,12 +1,14 @@
 """Reference returns: what a uniformly random and an expert policy earn in each task, for score normalisation.
 
-The expert is the meta-environment's oracle controller, which is told the task. The returns are those of the
-meta-environment's own reward. They are frozen in `references.json`, which
-`python -m omrlbench.envs.references` writes; `tests/envs/test_references.py` measures afresh and compares.
+The expert is told the task: of point robots the optimal controller, of the others the mean action of the expert
+level's behaviour policy. The returns are those of the meta-environment's own reward. They are frozen in
+`references.json`, which `python -m omrlbench.envs.references [NAME ...]` writes; `tests/envs/test_references.py`
+measures afresh and compares.
 """
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,7 +21,8 @@ from gymnasium.vector import VectorEnv
 from omrlbench.envs.registry import META_ENVS, MetaEnvSpec, get_meta_env
 
 EPISODES = 200  # per task and policy
-SEED = 2024  # of the random policy's actions; episode k is reset with SEED + k
+LOCOMOTION_EPISODES = 100  # the same where episodes are long
+SEED = 2024  # of the random policy's actions; in episode k of n tasks task i starts from SEED + k * n + i
 DECIMALS = 6
 
 
@@ -31,21 +34,22 @@ class References:
     expert: float
 
 
-def measure(spec: MetaEnvSpec) -> dict[str, Any]:
+def measure(spec: MetaEnvSpec, episodes: int | None = None) -> dict[str, Any]:
     """One meta-environment's entry: `revision`, and the mean return per task of `expert` and `random`."""
+    episodes = episodes or (LOCOMOTION_EPISODES if spec.locomotion else EPISODES)
     tasks = range(len(spec.tasks))
     envs = spec.make_vector(tasks)
     low, high = envs.action_space.low, envs.action_space.high
     generator = np.random.default_rng(SEED)
     return {
         "revision": spec.revision,
-        "expert": _mean_returns(envs, spec.oracle_policy(tasks)),
-        "random": _mean_returns(envs, lambda _: generator.uniform(low, high).astype(low.dtype)),
+        "expert": _mean_returns(envs, spec.oracle_policy(tasks), episodes),
+        "random": _mean_returns(envs, lambda _: generator.uniform(low, high).astype(low.dtype), episodes),
     }
 
 
-def _mean_returns(envs: VectorEnv, policy: Callable[[np.ndarray], np.ndarray]) -> list[float]:
-    returns = sum(_returns(envs, policy, SEED + episode) for episode in range(EPISODES)) / EPISODES
+def _mean_returns(envs: VectorEnv, policy: Callable[[np.ndarray], np.ndarray], episodes: int) -> list[float]:
+    returns = sum(_returns(envs, policy, SEED + k * envs.num_envs) for k in range(episodes)) / episodes
     return returns.round(DECIMALS).tolist()
 
 
@@ -89,11 +93,12 @@ def normalized_score(name: str, split: str, mean_return: float) -> float:
     return (mean_return - references.random) / (references.expert - references.random)
 
 
-def main() -> None:
-    table = {name: measure(spec) for name, spec in META_ENVS.items()}
+def main(names: Sequence[str]) -> None:
+    """Measure the meta-environments called `names`, by default all, and write their entries."""
+    table = _frozen() | {name: measure(get_meta_env(name)) for name in names or META_ENVS}
     path = Path(str(files("omrlbench.envs").joinpath("references.json")))
-    path.write_text(json.dumps(table, indent=1) + "\n")
+    path.write_text(json.dumps({name: table[name] for name in META_ENVS if name in table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

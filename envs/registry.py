@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from pkgutil import resolve_name
 from reprlib import repr as short_repr
 from typing import Any
@@ -20,11 +21,13 @@ LEVELS = ("random", "medium", "expert", "mixed")
 class MetaEnvSpec:
     """One meta-environment: a distribution of tasks that share observation and action space.
 
-    `entry_point`, `vector_entry_point` and `oracle` are "module:name" strings, loaded when first used.
-    `behavior` names the shipped behaviour policies; meta-environments that differ in nothing but their reward
-    share them. `learner_defaults` are the values that the papers fix per environment for every method (the
-    discount, for one); a method takes those it has a field for. `revision` is bumped by whoever changes
-    returns.
+    `entry_point`, `vector_entry_point` and `oracle` are "module:name" strings, loaded when first used, and so is
+    `locomotion`, the rules of a MuJoCo family. `rewards` are the kinds of reward that a step reports, `reward` the
+    environment's own among them. `default_level` is the level of the FOCAL paper's data. With
+    `standardize_observations` methods see observations of mean 0 and standard deviation 1. `behavior` names the shipped
+    behaviour policies; meta-environments that differ in nothing but their reward share them. `learner_defaults` are the
+    values that the papers fix per environment for every method (the discount, for one); a method takes those it has a
+    field for. `revision` is bumped by whoever changes returns.
     """
 
     name: str
@@ -37,6 +40,10 @@ class MetaEnvSpec:
     horizon: int
     behavior: str
     behavior_kind: str
+    rewards: tuple[str, ...] = ("dense",)
+    default_level: str = "expert"
+    standardize_observations: bool = False
+    locomotion: str | None = None
     learner_defaults: dict[str, Any] = field(default_factory=dict)
     revision: int = 1
     description: str = ""
@@ -59,13 +66,41 @@ class MetaEnvSpec:
         """The single environment of one task, with its time limit."""
         return gymnasium.make(self.gym_id, task_id=task_id, render_mode=render_mode)
 
-    def make_vector(self, task_ids: Sequence[int]) -> VectorEnv:
-        """One member per entry of `task_ids` (repetition allowed), stepped together."""
-        return resolve_name(self.vector_entry_point)(self, task_ids)
+    def make_vector(self, task_ids: Sequence[int], **options) -> VectorEnv:
+        """One member per entry of `task_ids` (repetition allowed), stepped together.
+
+        Without autoreset: a member whose episode has ended waits for `reset(options={"reset_mask": mask})`.
+        """
+        return resolve_name(self.vector_entry_point)(self, task_ids, **options)
+
+    def family(self) -> Any:
+        """The rules of a MuJoCo family, a `locomotion.Locomotion`, shared by all that ask."""
+        return _family(self.locomotion)
 
     def oracle_policy(self, task_ids: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
         """The controller that is told the task: maps observations (n, obs_dim) to actions (n, action_dim)."""
         return resolve_name(self.oracle)(self, task_ids)
+
+
+@cache
+def _family(name: str) -> Any:
+    return resolve_name(name)()
+
+
+def task_option(options: dict[str, Any] | None) -> Any:
+    """The `task_id` among the options of `reset`, None without one. Raises ValueError at an unknown option."""
+    unknown = sorted(set(options or {}) - {"task_id", "reset_mask"})
+    if unknown:
+        raise ValueError(f"unknown reset option {unknown[0]!r}, there are 'task_id' and, for vectors, 'reset_mask'")
+    return (options or {}).get("task_id")
+
+
+def reset_mask(options: dict[str, Any] | None, members: int) -> np.ndarray:
+    """The `reset_mask` (members,) among the options of `reset`, all true without one. Raises ValueError at a misfit."""
+    mask = np.asarray((options or {}).get("reset_mask", np.ones(members, bool)))
+    if mask.shape != (members,) or mask.dtype != bool:
+        raise ValueError(f"reset_mask is a bool array of shape ({members},), got {mask.dtype} {mask.shape}")
+    return mask
 
 
 POINT_ROBOT = {
@@ -73,7 +108,18 @@ POINT_ROBOT = {
     "vector_entry_point": "omrlbench.envs.point_robot:PointRobotVectorEnv",
     "oracle": "omrlbench.envs.point_robot:oracle_policy",
     "behavior_kind": "per_task",
+    "rewards": ("dense", "sparse"),
     "learner_defaults": {"discount": 0.9},  # FOCAL Table 4
+}
+
+LOCOMOTION = {
+    "entry_point": "omrlbench.envs.locomotion:LocomotionEnv",
+    "vector_entry_point": "omrlbench.envs.batched:BatchedEnv",
+    "oracle": "omrlbench.data.checkpoints:expert_policy",
+    "reward": "dense",
+    "horizon": 200,
+    "standardize_observations": True,
+    "learner_defaults": {"discount": 0.99},  # FOCAL Table 4
 }
 
 META_ENVS: dict[str, MetaEnvSpec] = {
@@ -108,6 +154,49 @@ META_ENVS: dict[str, MetaEnvSpec] = {
             behavior="point_robot_wind",
             description="reach (1, 0) under a constant wind that differs per task; reward -distance",
             **POINT_ROBOT,
+        ),
+        MetaEnvSpec(
+            name="cheetah_vel",
+            gym_id="omrl/HalfCheetahVel-v0",
+            locomotion="omrlbench.envs.half_cheetah:HalfCheetahVel",
+            task_set="velocities",
+            behavior="cheetah_vel",
+            behavior_kind="conditioned",
+            description="half-cheetah: run at a velocity between 0 and 3 m/s",
+            **LOCOMOTION,
+        ),
+        MetaEnvSpec(
+            name="cheetah_fwd_back",
+            gym_id="omrl/HalfCheetahFwdBack-v0",
+            locomotion="omrlbench.envs.half_cheetah:HalfCheetahFwdBack",
+            task_set="directions_back_forward",
+            behavior="cheetah_fwd_back",
+            default_level="mixed",
+            behavior_kind="per_task",
+            description="half-cheetah: run backward or forward",
+            **LOCOMOTION,
+        ),
+        MetaEnvSpec(
+            name="ant_fwd_back",
+            gym_id="omrl/AntFwdBack-v0",
+            locomotion="omrlbench.envs.ant:AntFwdBack",
+            task_set="directions_forward_back",
+            behavior="ant_fwd_back",
+            default_level="mixed",
+            behavior_kind="per_task",
+            description="ant: run forward or backward",
+            **LOCOMOTION,
+        ),
+        MetaEnvSpec(
+            name="walker_params",
+            gym_id="omrl/WalkerParams-v0",
+            locomotion="omrlbench.envs.walker:WalkerParams",
+            task_set="walker_multipliers",
+            behavior="walker_params",
+            default_level="mixed",
+            behavior_kind="conditioned",
+            description="planar walker with other masses, inertias, dampings and frictions per task: run forward",
+            **LOCOMOTION,
         ),
     )
 }

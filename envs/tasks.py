@@ -95,4 +95,60 @@ def draw_wind() -> TaskSet:
     return TaskSet("wind", 1, ("wind_x", "wind_y"), parameters, splits)
 
 
-DRAWS = {"half_circle": draw_half_circle, "wind": draw_wind}
+def draw_velocities() -> TaskSet:
+    """100 velocities from U(0, 3) m/s as RandomState(1337) draws them for the authors: 80 train, then 20 test.
+
+    Tasks 100 to 109 are the validation tasks, from RandomState(1338).
+    """
+    published = np.random.RandomState(PUBLISHED_SEED).uniform(0.0, 3.0, 100)
+    validation = np.random.RandomState(PUBLISHED_SEED + 1).uniform(0.0, 3.0, 10)
+    splits = {"train": tuple(range(80)), "validation": tuple(range(100, 110)), "test": tuple(range(80, 100))}
+    return TaskSet("velocities", 1, ("velocity",), np.concatenate([published, validation])[:, None], splits)
+
+
+def draw_back_forward() -> TaskSet:
+    """Two directions, -1 first: the same two tasks train and test, as in the paper, and there is no validation."""
+    return _directions("directions_back_forward", -1.0, 1.0)
+
+
+def draw_forward_back() -> TaskSet:
+    """The same with 1 first, which is the order of the authors' ant."""
+    return _directions("directions_forward_back", 1.0, -1.0)
+
+
+def _directions(name: str, first: float, second: float) -> TaskSet:
+    splits = {"train": (0, 1), "validation": (), "test": (0, 1)}
+    return TaskSet(name, 1, ("direction",), np.array([[first], [second]]), splits)
+
+
+WALKER_SHAPES = {"body_mass": (8,), "body_inertia": (8, 3), "dof_damping": (9,), "geom_friction": (8, 3)}
+
+
+def draw_walker_multipliers() -> TaskSet:
+    """60 tasks of 65 multipliers, base^u with u from U(-3, 3): 40 train, 10 test, 10 validation.
+
+    Bases and order of draws (mass, inertia, damping, friction) as in the authors' program, whose draws are unseeded;
+    here RandomState(1337) draws the first 50 tasks one after the other and RandomState(1338) the validation tasks.
+    """
+    bases = {"body_mass": 1.5, "body_inertia": 1.5, "dof_damping": 1.3, "geom_friction": 1.5}
+
+    def multipliers(random: np.random.RandomState) -> np.ndarray:
+        draws = [bases[name] ** random.uniform(-3.0, 3.0, shape) for name, shape in WALKER_SHAPES.items()]
+        return np.concatenate([draw.ravel() for draw in draws])
+
+    published, validation = (np.random.RandomState(PUBLISHED_SEED + k) for k in (0, 1))
+    parameters = [multipliers(published) for _ in range(50)] + [multipliers(validation) for _ in range(10)]
+    elements = [(name, index) for name, shape in WALKER_SHAPES.items() for index in np.ndindex(shape)]
+    names = [f"{name}[{','.join(map(str, index))}]" for name, index in elements]
+    splits = {"train": tuple(range(40)), "validation": tuple(range(50, 60)), "test": tuple(range(40, 50))}
+    return TaskSet("walker_multipliers", 1, tuple(names), np.array(parameters), splits)
+
+
+DRAWS = {
+    "half_circle": draw_half_circle,
+    "wind": draw_wind,
+    "velocities": draw_velocities,
+    "directions_back_forward": draw_back_forward,
+    "directions_forward_back": draw_forward_back,
+    "walker_multipliers": draw_walker_multipliers,
+}

@@ -1,30 +1,46 @@
 """Shipped behaviour checkpoints: making them, choosing the steps of each level, and reading them back.
 
-One safetensors file per (behaviour, kind) holds the actors' weights in float16 at the few training steps that the
-levels need. The policies that collect data are these rounded ones.
+One safetensors file per (behaviour, kind) holds the actors' weights at the few training steps that the levels need:
+float16 of the point robots, whose data come from these rounded policies, float32 of the others.
 """
 
+import copy
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from omrlbench.data.behavior import BehaviorConfig, BehaviorPolicy, rollout, train_behavior
-from omrlbench.envs.references import normalized_score
+from omrlbench.data.behavior import BehaviorPolicy, rollout
+from omrlbench.data.sac import BehaviorConfig, BehaviorTraining
 from omrlbench.envs.registry import META_ENVS, MetaEnvSpec
+from omrlbench.errors import BenchError
 
-CHECKPOINT_EVERY = 25  # training steps between candidates
-SCORING_EPISODES = 5  # stochastic episodes per training task that score a candidate
 MIXED_CHECKPOINTS = 6
+LOCOMOTION = BehaviorConfig(
+    random_steps=200,
+    checkpoint_every=400,
+    scoring_episodes=2,
+    conditioned_batch_size=256,
+    actor_width=256,
+    critic_width=256,
+    learning_rate=5e-4,
+)
+TWO_TASKS = replace(LOCOMOTION, members_per_task=16, batch_size=128, actor_width=192)
 BEHAVIOR_CONFIGS = {  # of the shipped checkpoints
     "point_robot": BehaviorConfig(),
     "point_robot_wind": BehaviorConfig(steps=10_000, target_entropy=-2.0),
+    "cheetah_vel": replace(LOCOMOTION, steps=7200, updates_per_step=12),
+    "cheetah_fwd_back": replace(TWO_TASKS, steps=40_000, updates_per_step=4, checkpoint_every=1000),
+    "ant_fwd_back": replace(TWO_TASKS, steps=50_000, updates_per_step=4, checkpoint_every=1000),
+    "walker_params": replace(LOCOMOTION, steps=16_400, updates_per_step=10),
 }
 
 
@@ -32,8 +48,9 @@ BEHAVIOR_CONFIGS = {  # of the shipped checkpoints
 class Checkpoints:
     """The behaviour policies of one meta-environment: which training steps each level uses, and the policies.
 
-    `levels` maps meta-environment to level to training steps; `returns` maps a stored step to the mean return over
-    the training tasks under each reward; `sha256` identifies the file.
+    `levels` maps meta-environment to level to training steps. `returns`, the learning curve, maps a training step to
+    the mean return over the training tasks under each kind of reward (of the point robots, the stored steps alone).
+    `task_returns` maps each stored step to those of all tasks (of the point robots, none). `sha256` is the file's.
     """
 
     spec: MetaEnvSpec
@@ -43,6 +60,7 @@ class Checkpoints:
     config: BehaviorConfig
     levels: dict[str, dict[str, tuple[int, ...]]]
     returns: dict[int, dict[str, float]]
+    task_returns: dict[int, dict[str, list[float]]]
 
     def policy(self, step: int) -> BehaviorPolicy:
         envs = self.spec.make_vector([0])
@@ -74,39 +92,81 @@ def load_checkpoints(spec: MetaEnvSpec, kind: str) -> Checkpoints:
         hashlib.sha256(path.read_bytes()).hexdigest(),
         BehaviorConfig(**about["config"]),
         {env: {level: tuple(steps) for level, steps in table.items()} for env, table in about["levels"].items()},
-        {int(step): returns for step, returns in about["returns"].items()},
+        _by_step(about["returns"]),
+        _by_step(about.get("task_returns", {})),
     )
+
+
+def _by_step(table: dict[str, Any]) -> dict[int, Any]:
+    return {int(step): value for step, value in table.items()}
 
 
 def make_checkpoints(
     spec: MetaEnvSpec,
     kind: str,
-    on_progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    folder: Path,
+    on_progress: Callable[[int, int, dict[str, float]], None] = lambda step, steps, returns: None,
 ) -> Path:
-    """Train the behaviour policies of `spec` and write the checkpoints that the levels need (minutes on one core).
+    """Train the behaviour policies of `spec` and write the checkpoints that the levels need (minutes to an hour).
 
-    `on_progress(step, steps, returns)` is told the mean return over training tasks under both rewards.
+    `on_progress(step, steps, returns)` is told the last mean returns over the training tasks under each kind of reward.
+    The training's state is kept in `folder` at every candidate, and a training found there goes on.
     """
     config = BEHAVIOR_CONFIGS[spec.behavior]
-    train_tasks = list(spec.tasks.splits["train"])
-    snapshots, returns = {}, {}
+    training = BehaviorTraining(spec, kind, config)
+    state_file = folder / f"{spec.behavior}-{kind}.pt"
+    kept = {"config": asdict(config), "snapshots": {}, "returns": {}}  # by training step
+    if state_file.exists():
+        kept = torch.load(state_file)
+        if kept["config"] != asdict(config):
+            raise BenchError(f"{state_file} is a training with other settings; remove it to train anew")
+        training.load_state_dict(kept.pop("training"))
 
-    def keep(step: int, policy: BehaviorPolicy) -> None:
-        snapshots[step] = {name: weight.half() for name, weight in policy.actor.state_dict().items()}
-        episodes = rollout(spec, policy, SCORING_EPISODES, np.random.default_rng(config.seed))
-        returns[step] = {
-            kind: float(episodes[f"{kind}_reward"][train_tasks].sum(-1).mean()) for kind in ("dense", "sparse")
-        }
-        if on_progress:
-            on_progress(step, config.steps, returns[step])
+    def on_checkpoint(training: BehaviorTraining) -> None:
+        if training.step in kept["returns"]:
+            return
+        kept["snapshots"][training.step] = copy.deepcopy(training.policy.actor.state_dict())
+        kept["returns"][training.step] = _task_returns(spec, training.policy, config)
+        on_progress(training.step, config.steps, _training_means(spec, kept["returns"][training.step]))
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = state_file.with_suffix(".new")
+        torch.save(kept | {"training": training.state_dict()}, temporary)
+        temporary.replace(state_file)
 
-    train_behavior(spec, kind, config, CHECKPOINT_EVERY, keep)
-    levels = {env.name: choose_levels(env, returns) for env in META_ENVS.values() if env.behavior == spec.behavior}
+    def on_step(step: int) -> None:
+        on_progress(step, config.steps, _training_means(spec, kept["returns"][max(kept["returns"])]))
+
+    training.run(on_step, on_checkpoint)
+    path = _ship(spec, kind, kept)
+    state_file.unlink()
+    return path
+
+
+def _task_returns(spec: MetaEnvSpec, policy: BehaviorPolicy, config: BehaviorConfig) -> dict[str, list[float]]:
+    """By kind of reward, the mean stochastic return of every task."""
+    arrays = rollout(spec, policy, config.scoring_episodes, np.random.default_rng(config.seed))
+    return {kind: arrays[f"{kind}_reward"].sum(-1).mean(1).tolist() for kind in spec.rewards}
+
+
+def _training_means(spec: MetaEnvSpec, returns: dict[str, list[float]]) -> dict[str, float]:
+    tasks = list(spec.tasks.splits["train"])
+    return {kind: float(np.mean(np.array(values)[tasks])) for kind, values in returns.items()}
+
+
+def _ship(spec: MetaEnvSpec, kind: str, kept: dict[str, Any]) -> Path:
+    """Write the checkpoints that the levels use, with the learning curve of all."""
+    curve = {step: _training_means(spec, returns) for step, returns in kept["returns"].items()}
+    levels = {env.name: choose_levels(env, curve) for env in META_ENVS.values() if env.behavior == spec.behavior}
     used = sorted({step for table in levels.values() for steps in table.values() for step in steps})
-    about = {"config": asdict(config), "levels": levels, "returns": {step: returns[step] for step in used}}
+    about = {
+        "config": kept["config"],
+        "levels": levels,
+        "returns": curve,
+        "task_returns": {step: kept["returns"][step] for step in used},
+    }
     path = checkpoints_path(spec, kind)
     path.parent.mkdir(exist_ok=True)
-    weights = {f"{step}/{name}": weight for step in used for name, weight in snapshots[step].items()}
+    weights = {f"{step}/{name}": weight for step in used for name, weight in kept["snapshots"][step].items()}
     save_file(weights, path, metadata={"omrl": json.dumps(about)})
     return path
 
@@ -114,15 +174,32 @@ def make_checkpoints(
 def choose_levels(spec: MetaEnvSpec, returns: dict[int, dict[str, float]]) -> dict[str, list[int]]:
     """Training steps of each level, from the mean returns of all candidates over the training tasks.
 
-    random: the untrained policy; expert: the last; medium: score nearest 0.5; mixed: untrained to expert, the ones
-    between nearest to even spacing of the dense return, which is what the behaviour policies maximise.
+    random: the untrained policy; expert: the last; medium: nearest to half way between their returns; mixed: untrained
+    to expert, the ones between nearest to even spacing of the dense return, which is what the policies maximise.
     """
     steps = sorted(returns)
     first, last = steps[0], steps[-1]
-    medium = min(steps, key=lambda k: abs(normalized_score(spec.name, "train", returns[k][spec.reward]) - 0.5))
+    half = np.mean([returns[step][spec.reward] for step in (first, last)])
+    medium = min(steps, key=lambda k: abs(returns[k][spec.reward] - half))
     aims = np.linspace(returns[first]["dense"], returns[last]["dense"], MIXED_CHECKPOINTS)[1:-1]
     between = [min(steps, key=lambda k: abs(returns[k]["dense"] - aim)) for aim in aims]
     mixed = [first, *between, last]
     if len(set(mixed)) != MIXED_CHECKPOINTS:
         raise ValueError(f"{spec.name}: the mixed level needs {MIXED_CHECKPOINTS} distinct checkpoints, got {mixed}")
     return {"random": [first], "medium": [medium], "expert": [last], "mixed": mixed}
+
+
+def expert_policy(spec: MetaEnvSpec, task_ids: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean action of the expert level's behaviour policy: maps observations (n, obs_dim), one row per entry of
+    `task_ids`, to actions (n, action_dim)."""
+    checkpoints = load_checkpoints(spec, spec.behavior_kind)
+    policy = checkpoints.policy(*checkpoints.levels[spec.name]["expert"])
+    tasks = np.asarray(task_ids)
+    place = np.array([np.count_nonzero(tasks[:k] == task) for k, task in enumerate(tasks)])  # among those of its task
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        table = np.zeros((len(spec.tasks), place.max() + 1, observations.shape[1]), np.float32)
+        table[tasks, place] = observations
+        return policy.mean_act(table)[tasks, place]
+
+    return act

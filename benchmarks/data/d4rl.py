@@ -11,7 +11,7 @@ from omrlbench.envs.references import normalized_score
 
 def qlearning_dataset(
     env: str,
-    level: str = "expert",
+    level: str | None = None,
     *,
     task_id: int | Sequence[int] | None = None,
     reward: str | None = None,
@@ -25,14 +25,15 @@ def qlearning_dataset(
     last step before a time limit. Unlike D4RL's own function it keeps the last step of an episode, since its next
     observation is known. Tasks differ in their rewards or dynamics and the transitions do not tell which they are of.
 
-    `reward` is "dense", "sparse" or, by default, the environment's own. `dataset` saves loading it again where
-    several calls use it; `load_options` go to `load_dataset`. Raises ValueError for an unknown task or reward
-    and for a `dataset` of another environment or level.
+    `level` is by default the environment's. `reward` is one of its kinds ("dense"; of point robots also "sparse"), by
+    default its own. `dataset` saves loading it again where several calls use it; `load_options` go to `load_dataset`.
+    Raises ValueError for an unknown task or reward and for a `dataset` of another environment or level.
     """
     dataset = dataset or load_dataset(env, level, **load_options)
     spec = dataset.spec
-    if (spec.name, dataset.level) != (env, level):
-        raise ValueError(f"the dataset given is {spec.name} {dataset.level}, not {env} {level}")
+    wanted = (env, spec.default_level if level is None else level)
+    if (spec.name, dataset.level) != wanted:
+        raise ValueError(f"the dataset given is {spec.name} {dataset.level}, not {' '.join(wanted)}")
     reward = reward or spec.reward
     if reward not in dataset.rewards:
         raise ValueError(f"unknown reward {reward!r}, choose from {', '.join(dataset.rewards)}")
@@ -51,7 +52,7 @@ def qlearning_dataset(
     return {name: values.numpy()[rows] for name, values in columns.items()}
 
 
-def sequence_dataset(env: str, level: str = "expert", **options) -> Iterator[dict[str, np.ndarray]]:
+def sequence_dataset(env: str, level: str | None = None, **options) -> Iterator[dict[str, np.ndarray]]:
     """The episodes of `qlearning_dataset(env, level, **options)`, each a dict of the same keys of length T."""
     columns = qlearning_dataset(env, level, **options)
     ends = np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1

@@ -1,7 +1,7 @@
 """The data that methods learn from: all tasks of one (meta-environment, level) as contiguous arrays, and samplers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from omrlbench.algorithms.algorithm import Context, MetaBatch
 from omrlbench.data.behavior import standardised_parameters
 from omrlbench.envs.registry import MetaEnvSpec
+from omrlbench.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class MultiTaskDataset:
     """Transitions of every task, episode after episode, task after task.
 
     With N transitions in all: observations and next_observations (N, observation_dim), actions (N, action_dim),
-    all float32; `rewards` maps "dense" and "sparse" to (N,); terminated and truncated (N,) bool. The transitions of
-    task k are rows `task_start[k]` to `task_start[k] + task_size[k]`, whole episodes one after the other, each ending
-    where terminated or truncated is true. `metadata` is the stored description with both fingerprints.
+    all float32; `rewards` maps every kind in `spec.rewards` to (N,); terminated and truncated (N,) bool. The
+    transitions of task k are rows `task_start[k]` to `task_start[k] + task_size[k]`, whole episodes one after the
+    other, each ending where terminated or truncated is true. `metadata` is the stored description with both
+    fingerprints.
     """
 
     spec: MetaEnvSpec
@@ -33,9 +35,43 @@ class MultiTaskDataset:
     task_start: np.ndarray
     task_size: np.ndarray
     metadata: dict
+    observation_mean: Tensor | None = None
+    observation_scale: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.observations)
+
+    def for_learning(self) -> "MultiTaskDataset":
+        """The dataset as methods see it: standardised where the meta-environment asks for that, else itself.
+
+        Observations then have mean 0 and standard deviation 1 over the training tasks' transitions. The FOCAL
+        authors divide theirs by the largest absolute value instead.
+        """
+        if not self.spec.standardize_observations:
+            return self
+        start, size = self.task_start, self.task_size
+        train = torch.cat([self.observations[start[k] : start[k] + size[k]] for k in self.spec.tasks.splits["train"]])
+        scale, mean = torch.std_mean(train.double(), 0)
+        scale = torch.where(scale > 1e-6, scale, 1.0)  # a constant coordinate stays as it is
+        seen = replace(self, observation_mean=mean.float(), observation_scale=scale.float())
+        return replace(
+            seen,
+            observations=seen.standardized(self.observations),
+            next_observations=seen.standardized(self.next_observations),
+        )
+
+    def standardized(self, observations: Tensor) -> Tensor:
+        """`observations` (..., observation_dim) of the environment as methods see them."""
+        if self.observation_mean is None:
+            return observations
+        return (observations - self.observation_mean) / self.observation_scale
+
+    def episodes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Task, number of steps and return of the environment's own reward of every episode, each (episodes,)."""
+        ends = np.flatnonzero((self.terminated | self.truncated).numpy()) + 1
+        starts = np.concatenate([[0], ends[:-1]])
+        returns = np.add.reduceat(self.rewards[self.spec.reward].numpy(), starts, dtype=np.float64)
+        return np.searchsorted(self.task_start, starts, "right") - 1, ends - starts, returns
 
     def context(self, rows: Tensor) -> Context:
         """The transitions at `rows` (n, k) with the environment's own reward."""
@@ -56,8 +92,9 @@ class MultiTaskDataset:
 class MetaBatchSampler:
     """Draws meta-batches of distinct training tasks; `generator` is the only state.
 
-    `rl_reward` ("dense" or "sparse") selects the learner's reward; contexts always hold the environment's own.
-    Raises ValueError if `meta_batch` exceeds the number of training tasks, since tasks in a batch are distinct.
+    `rl_reward`, a kind in `spec.rewards`, selects the learner's reward; contexts always hold the environment's own.
+    Raises BenchError for another kind, and ValueError if `meta_batch` exceeds the number of training tasks, since tasks
+    in a batch are distinct.
     """
 
     def __init__(
@@ -76,6 +113,8 @@ class MetaBatchSampler:
         if meta_batch > len(self.train_tasks):
             raise ValueError(f"meta_batch {meta_batch} exceeds the {len(self.train_tasks)} training tasks")
         self.meta_batch = meta_batch
+        if rl_reward not in dataset.rewards:
+            raise unknown(f"rl_reward of {dataset.spec.name}", rl_reward, dataset.rewards)
         self.rewards = dataset.rewards[rl_reward]
         self.task_parameters = standardised_parameters(dataset.spec.tasks) if privileged else None
 

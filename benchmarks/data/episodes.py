@@ -5,6 +5,7 @@ slower and six times larger for episodes as short as these. Minari reads the res
 """
 
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from omrlbench.errors import BenchError
 
 HDF5_NAME, INDEX_NAME = "main_data.hdf5", "index.npz"
 
-Arrays = dict[str, np.ndarray]  # by name, the values of all episodes stacked: (episodes, ...)
+Arrays = dict[str, np.ndarray]  # by name, all episodes stacked: (episodes, horizon, ...), zero after an episode's end
 ATTRIBUTES = {
     "id": np.dtype("<i8"),
     "total_steps": np.dtype("<i8"),
@@ -42,7 +43,10 @@ class DatasetWriteError(DatasetError):
 
 
 def layout(spec: MetaEnvSpec) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of each array of one episode of T = `spec.horizon` steps, by its name in the file."""
+    """Shape and dtype of each array of an episode of full length T = `spec.horizon`, by its name in the file.
+
+    One that ends earlier has fewer rows of each on disk: T steps, and T + 1 observations.
+    """
     env = spec.make(0)
     steps = (spec.horizon,)
     flag, real = np.dtype(bool), np.dtype("<f4")
@@ -52,9 +56,19 @@ def layout(spec: MetaEnvSpec) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         "rewards": (steps, real),
         "terminations": (steps, flag),
         "truncations": (steps, flag),
-        "infos/dense_reward": (steps, real),
-        "infos/sparse_reward": (steps, real),
+        **{f"infos/{kind}_reward": (steps, real) for kind in spec.rewards},
     }
+
+
+def episode_lengths(arrays: Arrays) -> np.ndarray:
+    """Steps of each episode up to its first end, int64 (episodes,); 0 for one without an end."""
+    ends = arrays["terminations"] | arrays["truncations"]
+    return np.where(ends.any(1), ends.argmax(1) + 1, 0)
+
+
+def _rows(name: str, steps: int) -> int:
+    """How many rows of the array `name` an episode of `steps` steps has."""
+    return int(steps) + (name == "observations")
 
 
 def checksums(arrays: Arrays, attributes: Arrays) -> np.ndarray:
@@ -78,30 +92,29 @@ def content_sha256(arrays: Arrays, task_ids: np.ndarray) -> str:
 def write_episodes(folder: Path, arrays: Arrays, attributes: Arrays, on_episode: Callable[[int, int], None]) -> None:
     """Write the HDF5 file and its index into `folder`, calling `on_episode(done, total)` after each episode.
 
-    `attributes` holds one number per episode under each name of `ATTRIBUTES`. The file is built in memory, so that
-    a full disk shows as a plain OSError.
+    `attributes` holds one number per episode under each name of `ATTRIBUTES`; what `arrays` hold after an episode's
+    `total_steps` is not written. The file is built in memory, so that a full disk shows as a plain OSError.
     """
-    episodes = len(attributes["id"])
+    episodes, lengths = len(attributes["id"]), attributes["total_steps"]
     offsets = {name: np.zeros(episodes, np.int64) for name in arrays}
     types = {name: h5t.py_create(values.dtype, logical=True) for name, values in (arrays | attributes).items()}
-    spaces = {name: h5s.create_simple(values.shape[1:]) for name, values in arrays.items()}
     scalar = h5s.create(h5s.SCALAR)
-    with h5py.File("in memory", "w", driver="core", backing_store=False, libver=("v110", "v110")) as stored:
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("v110", "v110")) as stored:
         for episode in range(episodes):
             group = stored.create_group(f"episode_{episode}").id
             h5g.create(group, b"infos")
             for name, values in arrays.items():
-                array = h5d.create(group, name.encode(), types[name], spaces[name])
-                array.write(h5s.ALL, h5s.ALL, values[episode])
+                content = values[episode, : _rows(name, lengths[episode])]
+                array = h5d.create(group, name.encode(), types[name], h5s.create_simple(content.shape))
+                array.write(h5s.ALL, h5s.ALL, content)
                 offsets[name][episode] = array.get_offset()
             for name, values in attributes.items():
                 h5a.create(group, name.encode(), types[name], scalar).write(values[episode, ...])
             on_episode(episode + 1, episodes)
-        stored.flush()
-        image = stored.id.get_file_image()
-    (folder / HDF5_NAME).write_bytes(image)
+    (folder / HDF5_NAME).write_bytes(image.getbuffer())
     with (folder / INDEX_NAME).open("wb") as file:
-        np.savez(file, task_id=attributes["options/task_id"], **offsets)
+        np.savez(file, task_id=attributes["options/task_id"], total_steps=lengths, **offsets)
 
 
 def read_indexed(folder: Path, spec: MetaEnvSpec) -> tuple[Arrays, np.ndarray]:
@@ -110,17 +123,18 @@ def read_indexed(folder: Path, spec: MetaEnvSpec) -> tuple[Arrays, np.ndarray]:
     Nothing is checked: compare the content hash before use. Raises OSError, KeyError, ValueError or BadZipFile where
     the files are damaged.
     """
-    image = (folder / HDF5_NAME).read_bytes()
-    with np.load(folder / INDEX_NAME) as index:
-        arrays = {name: _gather(image, index[name], *form) for name, form in layout(spec).items()}
-        return arrays, index["task_id"]
-
-
-def _gather(image: bytes, offsets: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    values = np.empty((len(offsets), *shape), dtype)
-    for row, offset in zip(values, offsets, strict=True):
-        row[...] = np.frombuffer(image, dtype, row.size, offset).reshape(shape)
-    return values
+    with np.load(folder / INDEX_NAME) as index, (folder / HDF5_NAME).open("rb", buffering=0) as file:
+        task_ids = index["task_id"]
+        # without lengths where it was written before episodes could end early
+        lengths = index.get("total_steps", np.full(len(task_ids), spec.horizon))
+        arrays = {name: np.zeros((len(task_ids), *shape), dtype) for name, (shape, dtype) in layout(spec).items()}
+        for name, values in arrays.items():
+            for row, steps, offset in zip(values, lengths, index[name], strict=True):
+                content = row[: _rows(name, steps)]
+                file.seek(offset)
+                if file.readinto(content) != content.nbytes:
+                    raise ValueError(f"{name} ends beyond the end of the file")
+        return arrays, task_ids
 
 
 def read_hdf5(file: Path, spec: MetaEnvSpec) -> tuple[Arrays, Arrays]:
@@ -132,18 +146,21 @@ def read_hdf5(file: Path, spec: MetaEnvSpec) -> tuple[Arrays, Arrays]:
     types = {name: h5t.py_create(dtype, logical=True) for name, (_, dtype) in forms.items()}
     with _naming(file), h5py.File(file) as stored:
         episodes = len(stored)
-        arrays = {name: np.empty((episodes, *shape), dtype) for name, (shape, dtype) in forms.items()}
+        arrays = {name: np.zeros((episodes, *shape), dtype) for name, (shape, dtype) in forms.items()}
         attributes = {name: np.empty(episodes, dtype) for name, dtype in ATTRIBUTES.items()}
         for episode in range(episodes):
             with _naming(f"{file}: episode {episode}"):
                 group = h5g.open(stored.id, f"episode_{episode}".encode())
-                for name, values in arrays.items():
-                    array = h5d.open(group, name.encode())
-                    if array.shape != values.shape[1:] or array.get_type() != types[name]:
-                        raise _Misfit(_difference(name, array, *forms[name]))
-                    array.read(h5s.ALL, h5s.ALL, values[episode])
                 for name, values in attributes.items():
                     h5a.open(group, name.encode()).read(values[episode, ...])
+                steps = attributes["total_steps"][episode]
+                if not 1 <= steps <= spec.horizon:
+                    raise _Misfit(f"total_steps is {steps}, expected 1 to {spec.horizon}")
+                for name, values in arrays.items():
+                    array, content = h5d.open(group, name.encode()), values[episode, : _rows(name, steps)]
+                    if array.shape != content.shape or array.get_type() != types[name]:
+                        raise _Misfit(_difference(name, array, content))
+                    array.read(h5s.ALL, h5s.ALL, content)
     return arrays, attributes
 
 
@@ -151,8 +168,8 @@ class _Misfit(Exception):
     """An array of another shape or dtype than the environment's."""
 
 
-def _difference(name: str, array: h5d.DatasetID, shape: tuple[int, ...], dtype: np.dtype) -> str:
-    found = f"{name} is {array.dtype} {array.shape}, expected {dtype} {shape}"
+def _difference(name: str, array: h5d.DatasetID, wanted: np.ndarray) -> str:
+    found = f"{name} is {array.dtype} {array.shape}, expected {wanted.dtype} {wanted.shape}"
     return f"{found} (one observation more than steps)" if name == "observations" else found
 
 

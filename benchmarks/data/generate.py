@@ -1,12 +1,13 @@
 """Making datasets: the shipped behaviour checkpoints rolled out in every task, stored once they are checked.
 
-`python -m omrlbench.data.generate` makes the dataset of every (meta-environment, level) afresh and writes
+`python -m omrlbench.data.generate [NAME ...]` makes the datasets of every (meta-environment, level) afresh and writes
 `pins.json`. That is for maintainers, after a change of checkpoints, environments or generator.
 """
 
 import json
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,13 +23,16 @@ from omrlbench.data.behavior import rollout
 from omrlbench.data.checkpoints import load_checkpoints
 from omrlbench.data.episodes import (
     ATTRIBUTES,
+    HDF5_NAME,
     Arrays,
     DatasetError,
     DatasetWriteError,
     checksums,
     content_sha256,
+    episode_lengths,
     layout,
     one_line,
+    read_hdf5,
     write_episodes,
 )
 from omrlbench.data.identity import (
@@ -39,13 +43,16 @@ from omrlbench.data.identity import (
     dataset_id,
     datasets_root,
     fingerprint,
+    pins,
     recipe,
 )
 from omrlbench.data.validate import read_checked
 from omrlbench.envs.references import reference_returns
-from omrlbench.envs.registry import LEVELS, META_ENVS, MetaEnvSpec
+from omrlbench.envs.registry import LEVELS, META_ENVS, MetaEnvSpec, get_meta_env
 
 TOLERANCE = 0.01  # of the gap between random and expert, for the mean return per task on other machines
+PER_EPISODE = ("return", "policy_step")
+STANDARD_ERRORS = 5  # of a task's mean return: the same where other rounding soon leads to other episodes
 
 Progress = Callable[[str, int, int], None]  # told (what is being done, done, total)
 
@@ -120,7 +127,7 @@ def _present(spec: MetaEnvSpec, dataset: str, folder: Path, wanted: dict[str, An
 def _make(
     spec: MetaEnvSpec, kind: str, dataset: str, wanted: dict[str, Any], folder: Path, on_progress: Progress
 ) -> dict[str, Any]:
-    """Roll out, write to `folder` and check what was written; returns the metadata."""
+    """Roll out, write to `folder` and check what was written; returns its metadata."""
     arrays, attributes = _collect(spec, kind, wanted, on_progress)
     task_ids = attributes["options/task_id"]
     returns = attributes["return"].reshape(len(spec.tasks), -1)
@@ -145,9 +152,9 @@ def _make(
     storage.update_metadata(_minari_metadata(spec, dataset, omrl, attributes))
     storage.update_metadata({"dataset_size": float(storage.get_size())})  # MB
     on_progress("check", 0, 1)
-    read_checked(spec, dataset, folder)
+    written, *_ = read_checked(spec, dataset, folder)
     on_progress("check", 1, 1)
-    return omrl
+    return written
 
 
 def _collect(spec: MetaEnvSpec, kind: str, wanted: dict[str, Any], on_progress: Progress) -> tuple[Arrays, Arrays]:
@@ -157,18 +164,19 @@ def _collect(spec: MetaEnvSpec, kind: str, wanted: dict[str, Any], on_progress: 
     counts = [len(part) for part in np.array_split(np.arange(wanted["episodes"]), len(steps))]
     parts = []
     for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
-        on_progress("roll out", index, len(steps))
-        seed = np.random.SeedSequence((ROLLOUT_SEED, LEVELS.index(wanted["level"]), index))
-        parts.append(rollout(spec, checkpoints.policy(step), count, np.random.default_rng(seed)))
-    on_progress("roll out", len(steps), len(steps))
 
-    rolled = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+        def on_step(done: int, horizon: int, earlier: int = index) -> None:
+            on_progress("roll out", earlier * horizon + done, len(steps) * horizon)
+
+        seed = np.random.SeedSequence((ROLLOUT_SEED, LEVELS.index(wanted["level"]), index))
+        parts.append(rollout(spec, checkpoints.policy(step), count, np.random.default_rng(seed), on_step))
+
+    rolled = {name: np.concatenate([part.pop(name) for part in parts], 1) for name in list(parts[0])}
     sources = {
         "rewards": f"{spec.reward}_reward",
         "terminations": "terminated",
         "truncations": "truncated",
-        "infos/dense_reward": "dense_reward",
-        "infos/sparse_reward": "sparse_reward",
+        **{f"infos/{reward}_reward": f"{reward}_reward" for reward in spec.rewards},
     }
     arrays = {
         name: np.ascontiguousarray(rolled[sources.get(name, name)].reshape(-1, *shape), dtype)
@@ -178,7 +186,7 @@ def _collect(spec: MetaEnvSpec, kind: str, wanted: dict[str, Any], on_progress: 
     task_ids = np.repeat(np.arange(tasks), wanted["episodes"])
     attributes = {
         "id": np.arange(len(task_ids)),
-        "total_steps": np.full(len(task_ids), spec.horizon),
+        "total_steps": episode_lengths(arrays),
         "options/task_id": task_ids,
         "policy_step": np.tile(np.repeat(steps, counts), tasks),
         "return": arrays["rewards"].sum(1, dtype=np.float64),
@@ -211,13 +219,15 @@ def _minari_metadata(spec: MetaEnvSpec, dataset: str, omrl: dict[str, Any], attr
     }
 
 
-def write_pins() -> None:
-    """Make every dataset of the default behaviour kind in a scratch folder and write `pins.json`."""
-    datasets = [(spec, level) for spec in META_ENVS.values() for level in LEVELS]
+def write_pins(names: Sequence[str]) -> None:
+    """Make the datasets of the meta-environments `names`, by default all, of the default behaviour kind in a scratch
+    folder, and write their entries of `pins.json`."""
+    datasets = [(get_meta_env(name), level) for name in names or META_ENVS for level in LEVELS]
     for spec, level in datasets:
         recipe(spec, level, spec.behavior_kind)  # missing checkpoints show before minutes of work
     with TemporaryDirectory() as scratch:
-        table = {dataset_id(spec, level, spec.behavior_kind): _pin(spec, level, scratch) for spec, level in datasets}
+        made = {dataset_id(spec, level, spec.behavior_kind): _pin(spec, level, scratch) for spec, level in datasets}
+    table = pins() | made
     Path(str(files("omrlbench.data").joinpath("pins.json"))).write_text(json.dumps(table, indent=1) + "\n")
 
 
@@ -225,13 +235,25 @@ def _pin(spec: MetaEnvSpec, level: str, data_dir: str) -> dict[str, Any]:
     omrl = make_dataset(spec, level, spec.behavior_kind, data_dir)
     references = [reference_returns(spec.name, split) for split in ("train", "test")]
     gap = np.mean([each.expert - each.random for each in references])
+    folder = data_folder(dataset_id(spec, level, spec.behavior_kind), data_dir)
+    attributes = read_hdf5(folder / HDF5_NAME, spec)[1]
+    standard_error = largest_standard_error(*(attributes[name].reshape(len(spec.tasks), -1) for name in PER_EPISODE))
     return {
         "recipe": omrl["recipe_sha256"],
         "content": omrl["content_sha256"],
         "task_mean_returns": np.round(omrl["task_mean_returns"], 4).tolist(),
-        "tolerance": round(float(TOLERANCE * gap), 4),
+        "tolerance": round(float(max(TOLERANCE * gap, STANDARD_ERRORS * standard_error if spec.locomotion else 0)), 4),
     }
 
 
+def largest_standard_error(returns: np.ndarray, policy_steps: np.ndarray) -> float:
+    """Of the mean returns per task, from the spread among episodes of the same checkpoint; both (n_tasks, episodes)."""
+    spread = np.zeros(returns.shape)
+    for step in np.unique(policy_steps):
+        same = policy_steps[0] == step
+        spread[:, same] = returns[:, same] - returns[:, same].mean(1, keepdims=True)
+    return float(np.sqrt(np.square(spread).mean(1)).max() / np.sqrt(returns.shape[1]))
+
+
 if __name__ == "__main__":
-    write_pins()
+    write_pins(sys.argv[1:])

@@ -10,7 +10,7 @@ import torch
 
 from omrlbench.data.behavior import KINDS
 from omrlbench.data.dataset import MultiTaskDataset
-from omrlbench.data.episodes import Arrays, DatasetError, content_sha256, read_indexed
+from omrlbench.data.episodes import Arrays, DatasetError, content_sha256, episode_lengths, read_indexed
 from omrlbench.data.generate import Progress, make_dataset
 from omrlbench.data.identity import (
     data_folder,
@@ -28,6 +28,7 @@ __all__ = [
     "DatasetError",
     "dataset_id",
     "describe",
+    "level_returns",
     "list_datasets",
     "load_dataset",
     "recipe_fingerprint",
@@ -36,7 +37,7 @@ __all__ = [
 
 def load_dataset(
     env: str,
-    level: str = "expert",
+    level: str | None = None,
     *,
     behavior: str | None = None,
     data_dir: str | Path | None = None,
@@ -45,15 +46,16 @@ def load_dataset(
 ) -> MultiTaskDataset:
     """The dataset of a meta-environment and level as contiguous tensors, made and checked on first use.
 
-    `behavior` is the kind of behaviour policy, by default the environment's. Datasets lie in `data_dir`, by default
-    the folder that MINARI_DATASETS_PATH names, else Minari's own. The content hash is verified at every load;
-    `metadata["state"]` tells how the dataset compares with the pinned one. `on_message` is told in one line when
+    `level` and `behavior`, the kind of behaviour policy, are by default the environment's. Datasets lie in `data_dir`,
+    by default the folder that MINARI_DATASETS_PATH names, else Minari's own. The content hash is verified at every
+    load; `metadata["state"]` tells how the dataset compares with the pinned one. `on_message` is told in one line when
     another process makes the dataset and this one waits for it.
 
     Raises DatasetError, one line, where the data are damaged, made by another recipe than this version's, or cannot be
     written, and ValueError or BenchError for an unknown name.
     """
     spec = get_meta_env(env)
+    level = spec.default_level if level is None else level
     kind = spec.behavior_kind if behavior is None else behavior
     dataset = dataset_id(spec, level, kind)
     folder = data_folder(dataset, data_dir)
@@ -63,7 +65,7 @@ def load_dataset(
         omrl, arrays, task_ids = _read(spec, dataset, folder)
         _check_recipe(spec, level, kind, folder, omrl["recipe"])
     metadata = omrl | {"id": dataset, "state": pin_state(dataset, omrl)}
-    return _as_tensors(spec, level, arrays, task_ids, metadata)
+    return as_tensors(spec, level, arrays, task_ids, metadata)
 
 
 def _read(spec: MetaEnvSpec, dataset: str, folder: Path) -> tuple[dict[str, Any], Arrays, np.ndarray]:
@@ -85,27 +87,54 @@ def _check_recipe(spec: MetaEnvSpec, level: str, kind: str, folder: Path, stored
         raise DatasetError(f"{folder}: was made with another {' and '.join(differing)} than this version has")
 
 
-def _as_tensors(
+def as_tensors(
     spec: MetaEnvSpec, level: str, arrays: Arrays, task_ids: np.ndarray, metadata: dict[str, Any]
 ) -> MultiTaskDataset:
-    def flat(values: np.ndarray) -> torch.Tensor:
-        """(episodes, horizon, ...) -> (episodes * horizon, ...), contiguous."""
-        return torch.from_numpy(np.ascontiguousarray(values).reshape(-1, *values.shape[2:]))
+    """The dataset. Empties `arrays` on the way, so that each is freed as soon as it is copied."""
+    lengths = episode_lengths(arrays)
+    size = np.bincount(task_ids, lengths, len(spec.tasks)).astype(np.int64)
 
-    size = np.bincount(task_ids) * spec.horizon
+    def flat(values: np.ndarray) -> torch.Tensor:
+        """(episodes, horizon or more, ...) -> (transitions, ...), contiguous."""
+        return torch.from_numpy(np.concatenate([row[:steps] for row, steps in zip(values, lengths, strict=True)]))
+
+    del arrays["rewards"]  # the environment's own, which is one of those below
+    actions, terminated, truncated = (flat(arrays.pop(name)) for name in ("actions", "terminations", "truncations"))
+    rewards = {kind: flat(arrays.pop(f"infos/{kind}_reward")) for kind in spec.rewards}
+    observations = arrays.pop("observations")
     return MultiTaskDataset(
         spec=spec,
         level=level,
-        observations=flat(arrays["observations"][:, :-1]),
-        actions=flat(arrays["actions"]),
-        rewards={kind: flat(arrays[f"infos/{kind}_reward"]) for kind in ("dense", "sparse")},
-        next_observations=flat(arrays["observations"][:, 1:]),
-        terminated=flat(arrays["terminations"]),
-        truncated=flat(arrays["truncations"]),
+        observations=flat(observations),
+        actions=actions,
+        rewards=rewards,
+        next_observations=flat(observations[:, 1:]),
+        terminated=terminated,
+        truncated=truncated,
         task_start=np.cumsum(size) - size,
         task_size=size,
         metadata=metadata,
     )
+
+
+def level_returns(
+    dataset: MultiTaskDataset, data_dir: str | Path | None, on_message: Callable[[str], None]
+) -> dict[str, np.ndarray]:
+    """The return of every episode (episodes,) of `dataset` and of its other levels that are on disk, by level.
+
+    One that cannot be loaded is left out, and `on_message` told why in one line.
+    """
+    spec, kind = dataset.spec, dataset.metadata["behavior"]
+    returns = {}
+    for level in LEVELS:
+        if level == dataset.level:
+            *_, returns[level] = dataset.episodes()
+        elif data_folder(dataset_id(spec, level, kind), data_dir).exists():
+            try:
+                *_, returns[level] = load_dataset(spec.name, level, behavior=kind, data_dir=data_dir).episodes()
+            except DatasetError as error:
+                on_message(f"left out: {error}")
+    return returns
 
 
 def list_datasets(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
@@ -144,15 +173,16 @@ def _outline(spec: MetaEnvSpec, level: str, kind: str, data_dir: str | Path | No
 
 
 def describe(
-    env: str, level: str = "expert", *, behavior: str | None = None, data_dir: str | Path | None = None
+    env: str, level: str | None = None, *, behavior: str | None = None, data_dir: str | Path | None = None
 ) -> dict[str, Any]:
-    """What is known of one dataset without reading its arrays.
+    """What is known of one dataset, by default of the environment's level, without reading its arrays.
 
     Always `id`, `env`, `level`, `behavior`, `path`, `on_disk` and `state`; of one on disk also `episodes`,
     `transitions`, `size` (bytes), `splits` (per split `tasks`, `mean_return`, `normalized_score`), `recipe`,
     `recipe_sha256` and `content_sha256`. Raises DatasetError where its metadata is damaged.
     """
     spec = get_meta_env(env)
+    level = spec.default_level if level is None else level
     kind = spec.behavior_kind if behavior is None else behavior
     outline = _outline(spec, level, kind, data_dir)
     if not outline["on_disk"]:
@@ -163,7 +193,7 @@ def describe(
     return outline | {
         "state": pin_state(outline["id"], omrl),
         "episodes": episodes,
-        "transitions": episodes * omrl["recipe"]["horizon"],
+        "transitions": omrl["transitions"],
         "size": sum(file.stat().st_size for file in folder.iterdir()),
         "splits": _split_returns(spec, np.array(omrl["task_mean_returns"])),
         "recipe": omrl["recipe"],

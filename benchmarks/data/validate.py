@@ -14,6 +14,7 @@ from omrlbench.data.episodes import (
     DatasetError,
     checksums,
     content_sha256,
+    episode_lengths,
     one_line,
     read_hdf5,
 )
@@ -27,9 +28,9 @@ def validate_dataset(spec: MetaEnvSpec, level: str, kind: str, data_dir: str | P
     """Check every array, episode and task of a stored dataset.
 
     Raises DatasetError, one line, for a dataset that was never made, and otherwise naming file, episode and reason:
-    a missing file or array, a wrong shape or dtype, observations that are not one more than the steps, NaN or infinity,
-    a task id out of range, an episode that does not end where it should, rewards that are not the environment's own,
-    a missing task, or bytes other than those that were written.
+    a missing file or array, a wrong length, shape or dtype, observations that are not one more than the steps, NaN or
+    infinity, a task id out of range, an episode that does not end where it should, rewards that are not the
+    environment's own, a missing task, or bytes other than those that were written.
     """
     dataset = dataset_id(spec, level, kind)
     folder, command = data_folder(dataset, data_dir), make_command(spec, level, kind, data_dir)
@@ -49,11 +50,14 @@ def advising(command: str) -> Iterator[None]:
 
 
 def read_metadata(dataset: str, folder: Path) -> dict[str, Any]:
-    """What Minari's metadata file holds under "omrl". Raises DatasetError if it does not describe `dataset`."""
+    """What Minari's metadata file holds under "omrl", and its total of steps as `transitions`.
+
+    Raises DatasetError if it does not describe `dataset`.
+    """
     file = folder / METADATA_NAME
     try:
         metadata = json.loads(file.read_text())
-        found, omrl = metadata["dataset_id"], metadata["omrl"]
+        found, omrl = metadata["dataset_id"], metadata["omrl"] | {"transitions": metadata["total_steps"]}
         intact = fingerprint(omrl["recipe"]) == omrl["recipe_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{file}: cannot be read: {one_line(error)}") from None
@@ -81,13 +85,15 @@ def read_checked(spec: MetaEnvSpec, dataset: str, folder: Path) -> tuple[dict[st
         raise DatasetError(f"{file}: the content does not have its SHA-256")
     if not np.allclose(omrl["task_mean_returns"], attributes["return"].reshape(-1, wanted).mean(1), rtol=1e-9):
         raise DatasetError(f"{folder / METADATA_NAME}: the mean returns per task are not those of the episodes")
+    if attributes["total_steps"].sum() != omrl["transitions"]:
+        raise DatasetError(f"{folder / METADATA_NAME}: the total of steps is not that of the episodes")
     return omrl, arrays, task_ids
 
 
 def _defects(spec: MetaEnvSpec, arrays: Arrays, attributes: Arrays) -> list[tuple[str, np.ndarray]]:
     """What can be wrong with an episode, and a mask (episodes,) of those that are."""
     task_ids = attributes["options/task_id"]
-    ends = arrays["terminations"] | arrays["truncations"]
+    ends = (arrays["terminations"] | arrays["truncations"]).sum(1)
     own = arrays[f"infos/{spec.reward}_reward"]
     return [
         *((f"{name} hold NaN or infinity", _any(~np.isfinite(values))) for name, values in arrays.items()),
@@ -96,7 +102,10 @@ def _defects(spec: MetaEnvSpec, arrays: Arrays, attributes: Arrays) -> list[tupl
             (task_ids < 0) | (task_ids >= len(spec.tasks)),
         ),
         ("the episodes are not in the order of their tasks", np.diff(task_ids, prepend=task_ids[:1]) < 0),
-        ("it does not end at its last step, and there alone", _any(ends[:, :-1]) | ~ends[:, -1]),
+        (
+            "it does not end at its last step, and there alone",
+            (ends != 1) | (episode_lengths(arrays) != attributes["total_steps"]),
+        ),
         (f"rewards are not the {spec.reward} reward", _any(arrays["rewards"] != own)),
         ("the bytes are not those that were written", checksums(arrays, attributes) != attributes["crc32"]),
     ]

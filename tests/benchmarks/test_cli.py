@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,8 +283,20 @@ def test_data_make_show_validate(bench, tmp_path):
     assert code == 0 and not err
     assert Path(out.strip().removeprefix("dataset: ")).is_dir()
     assert bench("data", "validate", *dataset)[0] == 0
-    rows = dict(line.split(maxsplit=1) for line in bench("data", "show", *dataset)[1].splitlines())
+    code, out, err = bench("data", "show", *dataset, "--results-dir", tmp_path / "results")
+    assert code == 0 and not err
+    about, tasks = out.split("\n\n")
+    rows = dict(line.split(maxsplit=1) for line in about.splitlines())
     assert rows["splits.test.tasks"].strip() == "10" and rows["recipe.level"].strip() == "random"
+    header, *tasks, last = tasks.splitlines()
+    assert header.split() == ["task", "split", "episodes", "transitions", "mean", "return", "lowest", "highest"]
+    assert [line.split()[:4] for line in (tasks[0], tasks[59])] == [
+        ["0", "train", "50", "1250"],
+        ["59", "validation", "50", "1250"],
+    ]
+    picture = Path(last.removeprefix("picture: "))
+    assert picture == tmp_path / "results" / "datasets" / "point_robot_wind" / "random-v1.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
     (file,) = tmp_path.rglob("*.hdf5")
     content = bytearray(file.read_bytes())
@@ -291,6 +304,22 @@ def test_data_make_show_validate(bench, tmp_path):
     file.write_bytes(content)
     code, out, err = bench("data", "validate", *dataset)
     assert code == 2 and len(err.splitlines()) == 1 and file.name in err
+
+
+def test_data_show_of_what_is_not_made_draws_nothing(bench, tmp_path):
+    code, out, err = bench("data", "show", "point_robot_wind", "--data-dir", tmp_path, "--results-dir", tmp_path)
+    assert code == 0 and not err
+    assert "not made" in out and "picture" not in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_show_names_a_level_that_it_cannot_compare(bench, tmp_path, data_dir):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "omrl" / "sparse_point_robot" / "random-v1" / "data").mkdir(parents=True)
+    code, out, err = bench("data", "show", "sparse_point_robot", "--data-dir", tmp_path, "--results-dir", tmp_path)
+    assert code == 0 and "picture: " in out
+    assert len(err.splitlines()) == 1
+    assert err.startswith("left out: ") and "random-v1" in err and "make it again: bench data make" in err
 
 
 def test_waiting_for_another_process_that_makes_the_dataset_is_said_once(bench, tmp_path, monkeypatch):

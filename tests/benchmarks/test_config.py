@@ -7,8 +7,11 @@ import pytest
 from omrlbench import config, registry
 from omrlbench.config import TrainingConfig, convert, explain, resolve
 from omrlbench.data import store
+from omrlbench.data.checkpoints import checkpoints_path
 from omrlbench.envs.registry import META_ENVS
 from omrlbench.errors import BenchError
+
+READY = [name for name, spec in META_ENVS.items() if checkpoints_path(spec, spec.behavior_kind).exists()]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +45,7 @@ def test_what_names_the_cell_is_a_default_the_environment_s_or_from_the_command_
     shown, default = ({row[0]: row[2] for row in explain(resolve("point_robot", "tiny", **a))} for a in (arguments, {}))
     assert {key for key in shown if shown[key] == "command line"} == {"env", "algo", "level", "behavior"}
     assert shown["budget"] == shown["preset"] == shown["seed"] == shown["eval_split"] == "default"
-    assert default["level"] == "default" and default["behavior"] == "environment point_robot"
+    assert default["level"] == default["behavior"] == "environment point_robot"
 
 
 def test_a_batch_has_at_most_the_training_tasks(monkeypatch):
@@ -81,7 +84,7 @@ def test_a_misspelt_training_key_in_a_budget_is_an_error(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("budget", config.budget_names())
-@pytest.mark.parametrize("env", META_ENVS)
+@pytest.mark.parametrize("env", READY)
 def test_shipped_budgets_resolve(budget, env):
     assert resolve(env, "focal", budget=budget).budget == budget
 
@@ -146,6 +149,11 @@ def test_bad_names_are_one_line_errors(arguments, message):
     with pytest.raises(BenchError) as caught:
         resolve("point_robot", "tiny", **{"budget": "smoke"} | arguments)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_reward_that_the_environment_does_not_have_is_a_one_line_error():
+    with pytest.raises(BenchError, match="^unknown rl_reward of cheetah_vel 'sparse': choose from dense$"):
+        resolve("cheetah_vel", "tiny", overrides=["rl_reward=sparse"])
 
 
 def test_a_method_field_that_the_loop_owns_is_refused(monkeypatch):

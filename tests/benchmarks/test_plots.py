@@ -1,15 +1,22 @@
 """The pictures show what they are given: values on the axes, labels with split, seed, budget and n."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
 from omrlbench import plots
+from omrlbench.data.checkpoints import checkpoints_path
+from omrlbench.data.dataset import MultiTaskDataset
 from omrlbench.envs.references import reference_returns
 from omrlbench.envs.registry import META_ENVS
 from omrlbench.record import RunRecord
+
+READY = [name for name, spec in META_ENVS.items() if checkpoints_path(spec, spec.behavior_kind).exists()]
 
 
 @pytest.fixture
@@ -34,6 +41,8 @@ def record(env: str, status: str = "finished") -> RunRecord:
         "behavior": "per_task",
     }
 
+    curve_split = "validation" if spec.tasks.splits["validation"] else "train"
+
     def evaluation(step: int, split: str) -> dict:
         ids = spec.tasks.splits[split]
         random = np.random.default_rng(step)
@@ -48,7 +57,7 @@ def record(env: str, status: str = "finished") -> RunRecord:
         "status": status,
         "message": None,
         "score": 0.5,
-        "curve": [evaluation(step, "validation") for step in (500, 1000, 1500)],
+        "curve": [evaluation(step, curve_split) for step in (500, 1000, 1500)],
         "evaluations": [evaluation(1500, "test")],
     }
     return RunRecord(config, {}, result, {})
@@ -57,7 +66,8 @@ def record(env: str, status: str = "finished") -> RunRecord:
 def artefact(env: str) -> dict[str, np.ndarray]:
     spec, random = META_ENVS[env], np.random.default_rng(0)
     tasks, test = np.repeat(np.arange(len(spec.tasks)), 2), np.array(spec.tasks.splits["test"])
-    paths = random.normal(0, 0.1, (len(test), spec.horizon + 1, 2)).cumsum(1)
+    width = spec.make(0).observation_space.shape[0]
+    paths = random.normal(0, 0.1, (len(test), spec.horizon + 1, width)).cumsum(1)
     return {
         "embedding_tasks": tasks,
         "embeddings": random.normal(size=(len(tasks), 5)),
@@ -143,12 +153,60 @@ def test_trajectories_of_a_dense_reward_have_no_radius(axes):
     assert not axes.patches and "within" not in texts(axes)
 
 
-@pytest.mark.parametrize("env", META_ENVS)
+def test_velocities_end_where_the_episode_does_and_show_what_to_run_at(axes):
+    velocities, colours = [np.full(31, 1.0), np.full(21, 2.0)], np.array([to_rgba(c) for c in "rg"])
+    plots.plot_velocities(axes, velocities, np.array([1.5, 2.5]), colours, dt=0.1)
+    whole, fallen = (line.get_xydata() for line in axes.get_lines()[:2])
+    np.testing.assert_allclose(whole[:, 1], 1.0)
+    np.testing.assert_allclose(fallen[:, 1], 2.0)
+    assert fallen[-1, 0] == pytest.approx(whole[-1, 0] - 1.0)
+    assert "m/s" in texts(axes) and "fallen" in texts(axes) and "velocity to run at" in texts(axes)
+
+
+@pytest.mark.parametrize("env", READY)
 def test_run_figure_is_a_picture_with_three_panels(env, tmp_path):
     plots.run_figure(record(env), artefact(env), tmp_path / "run.png")
     width, height = Image.open(tmp_path / "run.png").size
     assert width > 2.5 * height
     assert [path.name for path in tmp_path.iterdir()] == ["run.png"]
+
+
+def test_returns_have_a_row_per_level_with_the_shown_one_emphasised(axes):
+    returns = {"random": np.zeros(10), "medium": np.arange(12.0), "expert": np.repeat([10.0, 11.0], [1, 3])}
+    references = reference_returns("point_robot", "train")
+    plots.plot_returns(axes, returns, "expert", references)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(returns)
+    rows = [patch.get_data() for patch in axes.patches]
+    assert [row.baseline for row in rows] == [0, 1, 2]
+    assert [row.values.max() for row in rows] == pytest.approx([row.baseline + plots.ROW_HEIGHT for row in rows])
+    assert [patch.get_facecolor() == to_rgba(plots.BLUE) for patch in axes.patches] == [False, False, True]
+    means = np.concatenate([scatter.get_offsets() for scatter in axes.collections])
+    np.testing.assert_allclose(means, [[0, 0], [5.5, 1], [10.75, 2]])
+    expert, random = axes.get_lines()
+    assert expert.get_xdata()[0] == references.expert and random.get_xdata()[0] == references.random
+
+
+def test_states_are_counted_once_each_and_no_goal_is_cut_off(axes):
+    points = np.random.default_rng(0).uniform(0, 1, (500, 2))
+    visits = plots.plot_states(axes, points, np.array([[3.0, 0.5]]))
+    assert visits.get_array().sum() == 500
+    assert axes.get_xlim()[1] > 3 and np.ptp(axes.get_ylim()) == pytest.approx(np.ptp(axes.get_xlim()))
+
+
+@pytest.mark.parametrize("env", ["sparse_point_robot", "point_robot_wind", "cheetah_vel"])
+def test_dataset_figure_is_a_picture_with_two_panels(env, tmp_path):
+    plots.dataset_figure(dataset(env), {"random": np.zeros(3), "expert": np.ones(3)}, tmp_path / "new" / "data.png")
+    width, height = Image.open(tmp_path / "new" / "data.png").size
+    assert 1.8 * height < width < 2.2 * height
+
+
+def dataset(env: str) -> MultiTaskDataset:
+    spec = META_ENVS[env]
+    observations = torch.rand(60, spec.make(0).observation_space.shape[0])
+    observations[:, -1] = 0.5  # no spread
+    absent = dict.fromkeys(f.name for f in fields(MultiTaskDataset))
+    about = {"spec": spec, "level": "expert", "metadata": {"behavior": "per_task"}}
+    return MultiTaskDataset(**absent | about | {"observations": observations})
 
 
 def test_run_figure_without_artefact_shows_the_curve_alone(tmp_path):

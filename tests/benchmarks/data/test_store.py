@@ -3,16 +3,20 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import minari
 import numpy as np
 import pytest
+import torch
 
 import omrlbench
 from omrlbench.data.behavior import rollout
 from omrlbench.data.checkpoints import load_checkpoints
 from omrlbench.data.dataset import MetaBatchSampler
+from omrlbench.data.store import describe
 from omrlbench.envs.registry import get_meta_env
+from omrlbench.errors import BenchError
 
 SPEC = get_meta_env("sparse_point_robot")
 TASKS, EPISODES, HORIZON = 110, 50, 20
@@ -82,6 +86,11 @@ def test_contexts_have_the_own_reward_and_batches_the_chosen_one(dataset):
         assert context.rewards.max() > 0.7
 
 
+def test_a_reward_that_the_environment_does_not_have_is_one_line(dataset):
+    with pytest.raises(BenchError, match="^unknown rl_reward of sparse_point_robot 'sprase': did you mean sparse?"):
+        MetaBatchSampler(dataset, "sprase", 4, 32, 16, False, np.random.default_rng(0))
+
+
 def test_metadata(dataset):
     metadata = dataset.metadata
     assert metadata["id"] == "omrl/sparse_point_robot/expert-v1"
@@ -144,6 +153,69 @@ def test_normalized_score():
     ends = reference_returns("sparse_point_robot", "test")
     scores = omrlbench.get_normalized_score("sparse_point_robot", np.array([ends.random, ends.expert]))
     np.testing.assert_allclose(scores, [0, 1])
+
+
+@pytest.fixture(scope="module")
+def ragged_dataset(ragged):
+    return omrlbench.load_dataset("sparse_point_robot", "random", data_dir=ragged.folder)
+
+
+def test_the_round_trip_of_ragged_episodes_is_bitwise(ragged, ragged_dataset):
+    rolled, data = ragged.rolled, ragged_dataset
+    inside = np.arange(HORIZON) < ragged.lengths[..., None]
+    pairs = {
+        "observations": (data.observations, rolled["observations"][:, :, :-1]),
+        "next_observations": (data.next_observations, rolled["observations"][:, :, 1:]),
+        "actions": (data.actions, rolled["actions"]),
+        "dense": (data.rewards["dense"], rolled["dense_reward"]),
+        "sparse": (data.rewards["sparse"], rolled["sparse_reward"]),
+        "terminated": (data.terminated, rolled["terminated"]),
+        "truncated": (data.truncated, rolled["truncated"]),
+    }
+    for stored, expected in pairs.values():
+        assert stored.is_contiguous()
+        np.testing.assert_array_equal(stored.numpy(), expected[inside])
+    np.testing.assert_array_equal(data.task_size, ragged.lengths.sum(1))
+    np.testing.assert_array_equal(data.task_start, 28 * np.arange(TASKS))
+
+
+def test_ragged_episodes_know_task_length_and_return(ragged, ragged_dataset):
+    tasks, lengths, returns = ragged_dataset.episodes()
+    np.testing.assert_array_equal(tasks, np.repeat(np.arange(TASKS), 3))
+    np.testing.assert_array_equal(lengths, ragged.lengths.ravel())
+    np.testing.assert_allclose(returns, ragged.rolled["sparse_reward"].sum(-1, dtype=np.float64).ravel(), rtol=1e-12)
+    assert describe("sparse_point_robot", "random", data_dir=ragged.folder)["transitions"] == ragged.lengths.sum()
+
+
+def test_ragged_episodes_are_cut_at_their_ends(ragged, ragged_dataset):
+    options = {"level": "random", "task_id": 3, "dataset": ragged_dataset}
+    episodes = list(omrlbench.sequence_dataset("sparse_point_robot", **options))
+    assert [len(episode["rewards"]) for episode in episodes] == [1, 7, 20]
+    for number, episode in enumerate(episodes):
+        assert episode["terminals"].sum() == 1 and episode["terminals"][-1]
+        assert episode["timeouts"].sum() == episode["timeouts"][-1] == (number == 2)
+    together = omrlbench.qlearning_dataset("sparse_point_robot", **options)
+    np.testing.assert_array_equal(together["actions"], np.concatenate([e["actions"] for e in episodes]))
+
+
+def test_on_disk_a_ragged_episode_has_its_own_length(ragged, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(ragged.folder))
+    stored = minari.load_dataset("omrl/sparse_point_robot/random-v1")
+    assert (stored.total_episodes, stored.total_steps) == (330, ragged.lengths.sum())
+    for episode, length in zip(stored.iterate_episodes([9, 10, 11]), (1, 7, 20), strict=True):
+        assert (len(episode), len(episode.actions), len(episode.observations)) == (length, length, length + 1)
+
+
+def test_loading_holds_less_than_the_dataset_twice(dataset, data_dir):
+    tensors = [value for value in vars(dataset).values() if isinstance(value, torch.Tensor)]
+    size = sum(values.nbytes for values in [*tensors, *dataset.rewards.values()])
+    tracemalloc.start()
+    try:
+        omrlbench.load_dataset("sparse_point_robot", "expert", data_dir=data_dir)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < peak < 2 * size
 
 
 MINARI_SCRIPT = """

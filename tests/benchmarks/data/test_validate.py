@@ -72,11 +72,15 @@ def replace(name, change):
     return damage
 
 
-def put(name, value):
+def put_at(name, step, value):
     def damage(episode):
-        episode[name][3] = value
+        episode[name][step] = value
 
     return damage
+
+
+def put(name, value):
+    return put_at(name, 3, value)
 
 
 DAMAGES = {
@@ -116,6 +120,54 @@ def test_a_damaged_episode_is_named(copy, damage):
     message = rejection(copy)
     assert message.startswith(f"{hdf5(copy)}: episode 7: {reason}")
     assert message.endswith(f"make it again: bench data make sparse_point_robot --level random --data-dir {copy}")
+
+
+def shorten(steps: int):
+    """Every array as if the episode had ended after `steps` steps, without an end."""
+
+    def damage(episode):
+        episode.attrs.modify("total_steps", steps)
+        for name in ARRAYS:
+            replace(name, lambda values, rows=steps + (name == "observations"): values[:rows])(episode)
+
+    return damage
+
+
+def set_steps(steps: int):
+    return lambda episode: episode.attrs.modify("total_steps", steps)
+
+
+RAGGED_DAMAGES = {
+    "fewer steps": (
+        set_steps(6),
+        "observations is float32 (8, 2), expected float32 (7, 2) (one observation more than steps)",
+    ),
+    "more steps": (
+        set_steps(8),
+        "observations is float32 (8, 2), expected float32 (9, 2) (one observation more than steps)",
+    ),
+    "no steps": (set_steps(0), "total_steps is 0, expected 1 to 20"),
+    "more steps than the horizon": (set_steps(21), "total_steps is 21, expected 1 to 20"),
+    "cut": (shorten(6), "it does not end at its last step, and there alone"),
+    "second end": (put("terminations", True), "it does not end at its last step, and there alone"),
+    "time limit for a termination": (
+        lambda episode: (put_at("terminations", 6, False)(episode), put_at("truncations", 6, True)(episode)),
+        "the bytes are not those that were written",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", RAGGED_DAMAGES)
+def test_a_damaged_length_or_end_is_named(ragged, tmp_path, damage):
+    change, reason = RAGGED_DAMAGES[damage]
+    shutil.copytree(ragged.folder, tmp_path, dirs_exist_ok=True)
+    with h5py.File(hdf5(tmp_path), "a") as stored:
+        change(stored["episode_10"])  # of 7 steps
+    assert rejection(tmp_path).startswith(f"{hdf5(tmp_path)}: episode 10: {reason}")
+
+
+def test_ragged_episodes_pass(ragged):
+    validate_dataset(SPEC, "random", "per_task", ragged.folder)
 
 
 @pytest.mark.parametrize("name", ARRAYS)
@@ -178,6 +230,10 @@ def set_return(metadata):
     metadata["omrl"]["task_mean_returns"][3] += 0.5
 
 
+def set_steps_in_all(metadata):
+    metadata["total_steps"] -= 1
+
+
 def set_content(metadata):
     metadata["omrl"]["content_sha256"] = "0" * 64
 
@@ -188,6 +244,7 @@ def set_content(metadata):
         (set_id, "describes omrl/sparse_point_robot/expert-v1, expected omrl/sparse_point_robot/random-v1"),
         (set_horizon, "the recipe does not have its fingerprint"),
         (set_return, "the mean returns per task are not those of the episodes"),
+        (set_steps_in_all, "the total of steps is not that of the episodes"),
         (set_content, "the content does not have its SHA-256"),
         (lambda metadata: metadata.pop("omrl"), "cannot be read: 'omrl'"),
     ],
@@ -215,6 +272,25 @@ def test_a_missing_index_costs_time_only(copy):
     expected = load_dataset("sparse_point_robot", "random", data_dir=copy)
     hdf5(copy).with_name("index.npz").unlink()
     assert load_dataset("sparse_point_robot", "random", data_dir=copy).actions.equal(expected.actions)
+
+
+def test_an_index_without_lengths_is_of_full_episodes(intact, copy):
+    index = hdf5(copy).with_name("index.npz")
+    with np.load(index) as written:
+        np.savez(index, **{name: values for name, values in written.items() if name != "total_steps"})
+    (arrays, task_ids), (expected, expected_ids) = (read_indexed(hdf5(f).parent, SPEC) for f in (copy, intact))
+    np.testing.assert_array_equal(task_ids, expected_ids)
+    for name in ARRAYS:
+        np.testing.assert_array_equal(arrays[name], expected[name])
+
+
+def test_a_wrong_length_in_the_index_costs_time_only(ragged, tmp_path):
+    shutil.copytree(ragged.folder, tmp_path, dirs_exist_ok=True)
+    index = hdf5(tmp_path).with_name("index.npz")
+    with np.load(index) as written:
+        np.savez(index, **(dict(written) | {"total_steps": written["total_steps"] + 1}))
+    expected = load_dataset("sparse_point_robot", "random", data_dir=ragged.folder)
+    assert load_dataset("sparse_point_robot", "random", data_dir=tmp_path).actions.equal(expected.actions)
 
 
 def test_data_of_another_recipe_are_refused_at_load_and_replaced_by_make(copy):

@@ -1,0 +1,1 @@
+"""Benchmarks of speed. Each module is a script, see docs/performance.md."""
