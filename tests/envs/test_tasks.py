@@ -14,7 +14,15 @@ def test_frozen_file_equals_a_fresh_draw(name):
     assert frozen == drawn
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("half_circle", (80, 10, 20)), ("wind", (40, 10, 10))])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("half_circle", (80, 10, 20)),
+        ("wind", (40, 10, 10)),
+        ("velocities", (80, 10, 20)),
+        ("walker_multipliers", (40, 10, 10)),
+    ],
+)
 def test_splits_are_disjoint_and_cover_all_tasks(name, sizes):
     tasks = load_task_set(name)
     assert tuple(len(tasks.splits[split]) for split in SPLITS) == sizes
@@ -42,6 +50,34 @@ def test_winds_are_those_of_the_authors_seed():
     np.testing.assert_allclose(winds[:5], first_five, atol=5e-7)
     np.testing.assert_allclose(winds[49], (0.047287, -0.03746), atol=5e-7)
     assert (np.abs(winds) <= 0.05).all()
+
+
+def test_velocities_are_those_of_the_authors_seed():
+    tasks = load_task_set("velocities")
+    velocities = tasks.parameters[:, 0]
+    test = [2.1718, 2.3791, 1.0546, 2.7290, 2.1387, 2.6917, 1.2606, 1.4025, 2.7118, 1.9006]
+    test += [1.5985, 0.7125, 2.8395, 1.6783, 2.2721, 0.7084, 1.2893, 1.1823, 1.5321, 0.3762]
+    np.testing.assert_allclose(velocities[:5], [0.786074, 0.476052, 0.834380, 1.377951, 0.963002], atol=5e-7)
+    assert tasks.splits["test"] == tuple(range(80, 100))
+    np.testing.assert_allclose(velocities[80:100], test, atol=5e-5)
+    assert velocities[:80].mean() == pytest.approx(1.4728, abs=5e-5)
+
+
+@pytest.mark.parametrize("name", ["directions_back_forward", "directions_forward_back"])
+def test_directions_train_and_test_on_the_same_two_tasks(name):
+    tasks = load_task_set(name)
+    assert tasks.splits == {"train": (0, 1), "validation": (), "test": (0, 1)}
+    assert sorted(tasks.parameters[:, 0]) == [-1.0, 1.0]
+
+
+def test_walkers_multipliers_are_within_the_originals_ranges():
+    tasks = load_task_set("walker_multipliers")
+    assert tasks.parameters.shape == (60, 65) and len(set(tasks.parameter_names)) == 65
+    damping = np.array([name.startswith("dof_damping") for name in tasks.parameter_names])
+    assert damping.sum() == 9
+    for columns, base in ((damping, 1.3), (~damping, 1.5)):
+        exponents = np.log(tasks.parameters[:, columns]) / np.log(base)
+        assert np.abs(exponents).max() <= 3 and np.abs(exponents.mean()) < 0.2 and exponents.std() > 1.6
 
 
 def test_parameters_are_read_only():
