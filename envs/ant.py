@@ -8,7 +8,6 @@ import numpy as np
 
 from omrlbench.envs.locomotion import Locomotion
 
-RESET_NOISE = 0.1
 CONTROL_COST = 0.5
 SURVIVAL_REWARD = 1.0
 HEALTHY_HEIGHT = (0.2, 1.0)  # metres
@@ -21,10 +20,6 @@ class AntFwdBack(Locomotion):
     frame_skip = 5
     observation_size = 27
     velocity_column = 13
-
-    def start(self, random):
-        qpos = self.model.qpos0 + random.uniform(-RESET_NOISE, RESET_NOISE, self.model.nq)
-        return qpos, RESET_NOISE * random.standard_normal(self.model.nv)
 
     def observe(self, qpos, qvel):
         """Positions without the place on the ground (13) and velocities (14)."""

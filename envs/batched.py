@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from mujoco.rollout import Rollout
 
 from omrlbench.envs.locomotion import clipped, task_parameters
-from omrlbench.envs.registry import MetaEnvSpec, reset_mask, task_option
+from omrlbench.envs.registry import MetaEnvSpec, member_tasks, reset_mask, task_option
 
 # Members are handed to the threads in chunks. Handing over takes time, and so does waiting for the last large one.
 CHUNKS_PER_THREAD = 4  # at least, where there are enough members
@@ -45,9 +45,7 @@ class BatchedEnv(VectorEnv):
         self.generators: list[np.random.Generator] | None = None
 
     def _set_tasks(self, task_ids: int | Sequence[int]) -> None:
-        task_ids = np.full(self.num_envs, task_ids) if np.ndim(task_ids) == 0 else np.asarray(task_ids)
-        if len(task_ids) != self.num_envs:
-            raise ValueError(f"task_id is one task or {self.num_envs} tasks, got {len(task_ids)}")
+        task_ids = member_tasks(task_ids, self.num_envs)
         self.parameters = task_parameters(self.meta_env, task_ids)
         distinct, position = np.unique(task_ids, return_inverse=True)
         models = [self.family.task_model(row) for row in self.meta_env.tasks.parameters[distinct]]

@@ -11,7 +11,6 @@ import numpy as np
 
 from omrlbench.envs.locomotion import MODELS, Locomotion
 
-RESET_NOISE = 0.1
 CONTROL_COST = 0.05
 TORSO_HEIGHT = 0.7  # of the torso's frame above the ground where the root's position is zero
 
@@ -30,10 +29,6 @@ class HalfCheetah(Locomotion):
         mujoco.mj_setTotalmass(model, float(total_mass))
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
-
-    def start(self, random):
-        qpos = self.model.qpos0 + random.uniform(-RESET_NOISE, RESET_NOISE, self.model.nq)
-        return qpos, RESET_NOISE * random.standard_normal(self.model.nv)
 
     def observe(self, qpos, qvel):
         """Positions without the forward one (8), velocities (9), and the torso's place (x, 0, z) in metres."""

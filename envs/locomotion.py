@@ -20,6 +20,7 @@ from gymnasium.error import ResetNeeded
 
 from omrlbench.envs.registry import MetaEnvSpec, get_meta_env, task_option
 
+RESET_NOISE = 0.1  # of positions, uniform, and of velocities, normal
 MODELS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 
 
@@ -61,8 +62,9 @@ class Locomotion:
         return spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
 
     def start(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (nq,) and velocities (nv,) that one episode starts from."""
-        raise NotImplementedError
+        """Positions (nq,) and velocities (nv,) that one episode starts from: noise around rest."""
+        qpos = self.model.qpos0 + random.uniform(-RESET_NOISE, RESET_NOISE, self.model.nq)
+        return qpos, RESET_NOISE * random.standard_normal(self.model.nv)
 
     def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         """Observations (n, observation_size)."""

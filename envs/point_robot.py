@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from omrlbench.envs.registry import MetaEnvSpec, get_meta_env, reset_mask, task_option
+from omrlbench.envs.registry import MetaEnvSpec, get_meta_env, member_tasks, reset_mask, task_option
 
 MAX_STEP = 0.1  # displacement per axis of a unit action
 GOAL_RADIUS = 0.2  # the sparse reward is zero outside this distance
@@ -76,10 +76,7 @@ class PointRobotVectorEnv(VectorEnv):
         self.position: np.ndarray | None = None
 
     def _set_tasks(self, task_ids: int | Sequence[int]) -> None:
-        task_ids = [task_ids] * self.num_envs if np.ndim(task_ids) == 0 else task_ids
-        if len(task_ids) != self.num_envs:
-            raise ValueError(f"task_id is one task or {self.num_envs} tasks, got {len(task_ids)}")
-        self.goal, self.wind = goals_and_winds(self.meta_env, task_ids)
+        self.goal, self.wind = goals_and_winds(self.meta_env, member_tasks(task_ids, self.num_envs))
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed if np.ndim(seed) == 0 else None)  # every start is the origin

@@ -103,6 +103,14 @@ def reset_mask(options: dict[str, Any] | None, members: int) -> np.ndarray:
     return mask
 
 
+def member_tasks(task_ids: int | Sequence[int], members: int) -> np.ndarray:
+    """The task of each member (members,), of one for all or one each. Raises ValueError at another number of tasks."""
+    ids = np.full(members, task_ids) if np.ndim(task_ids) == 0 else np.asarray(task_ids)
+    if len(ids) != members:
+        raise ValueError(f"task_id is one task or {members} tasks, got {len(ids)}")
+    return ids
+
+
 POINT_ROBOT = {
     "entry_point": "omrlbench.envs.point_robot:PointRobotEnv",
     "vector_entry_point": "omrlbench.envs.point_robot:PointRobotVectorEnv",
