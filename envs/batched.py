@@ -59,7 +59,8 @@ class BatchedEnv(VectorEnv):
         task_ids, mask = task_option(options), reset_mask(options, self.num_envs)
         if task_ids is not None:
             self._set_tasks(task_ids)
-        if self.generators is None:
+        if self.generators is None:  # nobody has started yet, so all do
+            mask = np.ones(self.num_envs, bool)
             self._clear(seed)
         elif seed is not None:
             self._seed(seed, mask)

@@ -116,3 +116,9 @@ def test_misuse_is_refused_in_one_line():
         envs.reset(options={"reset_mask": np.ones(2, bool)})
     with pytest.raises(ValueError, match="unknown reset option 'task'"):
         envs.reset(options={"task": 1})
+
+
+def test_the_first_reset_starts_all_whatever_the_mask():
+    envs, masked = (META_ENVS["walker_params"].make_vector([0, 1]) for _ in range(2))
+    observations, _ = masked.reset(seed=0, options={"reset_mask": np.array([True, False])})
+    np.testing.assert_array_equal(observations, envs.reset(seed=0)[0])
