@@ -23,6 +23,7 @@ from omrlbench.data.importers.source import (
     Source,
     SourceTask,
     as_flags,
+    check_columns,
     episodes_of,
     make_rows,
     naming,
@@ -66,9 +67,7 @@ def _episodes(source: Source, file: Path) -> list[Episode]:
     if not isinstance(content, dict):
         raise DatasetError(f"{file}: is not a dictionary of arrays")
     columns = {OTHER_NAMES.get(name, name): values for name, values in content.items()}
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise DatasetError(f"{file}: has no {' and no '.join(missing)}")
+    check_columns(file, COLUMNS, columns)
     done = as_flags(file, columns["terminals"], len(columns["observations"]))
     goes_on = as_flags(file, columns["masks"], len(done)) if "masks" in columns else np.zeros(len(done), bool)
     rows = make_rows(

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -203,10 +203,15 @@ def naming(file: Path) -> Iterator[None]:
         raise DatasetError(f"{file}: cannot be read: {one_line(error)}") from None
 
 
+def check_columns(file: Path, required: Sequence[str], found: Container[str]) -> None:
+    """Raise DatasetError naming the required columns that `file` does not hold."""
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise DatasetError(f"{file}: has no {' and no '.join(missing)}")
+
+
 def read_columns(file: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Arrays of an HDF5 file by name. Raises DatasetError where a required one is missing."""
     with naming(file), h5py.File(file) as stored:
-        missing = [name for name in required if name not in stored]
-        if missing:
-            raise DatasetError(f"{file}: has no {' and no '.join(missing)}")
+        check_columns(file, required, stored)
         return {name: stored[name][()] for name in (*required, *optional) if name in stored}
