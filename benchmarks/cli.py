@@ -109,6 +109,7 @@ cell_options = options(
         "--eval-split", default="test", show_default=True, help="Tasks of the final evaluation: test or validation."
     ),
 )
+import_option = click.option("--name", help="An imported dataset of this name instead of a level.")
 dataset_options = options(click.argument("env"), level_option, behavior_option, data_dir_option)
 
 
@@ -281,39 +282,62 @@ def spec_level_and_kind(env: str, level: str | None, behavior: str | None) -> tu
     return spec, spec.default_level if level is None else level, kind
 
 
+def import_spec(env: str, level: str | None, behavior: str | None) -> "MetaEnvSpec":
+    """The meta-environment of an import, which has neither a level nor a kind of behaviour policy."""
+    if level is not None or behavior is not None:
+        raise click.UsageError("--name tells an import, which has no --level and no --behavior.")
+    return spec_and_kind(env, None)[0]
+
+
 @data.command(name="show")
 @dataset_options
+@import_option
 @results_dir_option
 def show_dataset(
-    env: str, level: str | None, behavior: str | None, data_dir: Path | None, results_dir: Path | None
+    env: str,
+    level: str | None,
+    behavior: str | None,
+    data_dir: Path | None,
+    name: str | None,
+    results_dir: Path | None,
 ) -> None:
     """Describe one dataset: identity, sizes, returns per task, and a picture of returns and states."""
-    from omrlbench.data.store import describe
+    from omrlbench.data.importers import describe_import, load_imported
+    from omrlbench.data.store import describe, level_returns, load_dataset
 
-    spec, level, kind = spec_level_and_kind(env, level, behavior)
-    about = describe(spec.name, level, behavior=kind, data_dir=data_dir)
+    if name is None:
+        spec, level, kind = spec_level_and_kind(env, level, behavior)
+        about = describe(spec.name, level, behavior=kind, data_dir=data_dir)
+    else:
+        spec = import_spec(env, level, behavior)
+        about = describe_import(spec.name, name, data_dir=data_dir)
     print_table(("key", "value"), flatten(about))
-    if not about["on_disk"]:
+    if not about.get("on_disk", True):
         return
 
-    from omrlbench.data.store import level_returns, load_dataset
     from omrlbench.plots import dataset_figure
     from omrlbench.training import default_results_dir
 
-    dataset = load_dataset(spec.name, level, behavior=kind, data_dir=data_dir)
+    if name is None:
+        dataset = load_dataset(spec.name, level, behavior=kind, data_dir=data_dir)
+        returns = level_returns(dataset, data_dir, lambda line: click.echo(line, err=True))
+    else:
+        dataset = load_imported(spec.name, name, data_dir=data_dir)
+        returns = {name: dataset.episodes()[2]}
     click.echo()
     print_task_returns(dataset)
-    returns = level_returns(dataset, data_dir, lambda line: click.echo(line, err=True))
     picture = (results_dir or default_results_dir()) / "datasets" / spec.name / f"{Path(about['id']).name}.png"
     dataset_figure(dataset, returns, picture)
     click.echo(f"picture: {picture}")
 
 
 def print_task_returns(dataset: "MultiTaskDataset") -> None:
-    """How much data each task has, and the returns of its episodes."""
+    """How much data each task has that has any, and the returns of its episodes."""
+    import numpy as np
+
     tasks, lengths, returns = dataset.episodes()
     rows = []
-    for task in range(len(dataset.spec.tasks)):
+    for task in np.unique(tasks):
         own = tasks == task
         splits = (split for split, ids in dataset.spec.tasks.splits.items() if task in ids)
         numbers = (f"{value:.2f}" for value in (returns[own].mean(), returns[own].min(), returns[own].max()))
@@ -338,14 +362,22 @@ def make(env: str, level: str | None, behavior: str | None, data_dir: Path | Non
 
 @data.command()
 @dataset_options
-def validate(env: str, level: str | None, behavior: str | None, data_dir: Path | None) -> None:
+@import_option
+def validate(env: str, level: str | None, behavior: str | None, data_dir: Path | None, name: str | None) -> None:
     """Check every array, episode and byte of one dataset."""
     from omrlbench.data.identity import dataset_id
+    from omrlbench.data.importers import import_id, validate_import
     from omrlbench.data.validate import validate_dataset
 
-    spec, level, kind = spec_level_and_kind(env, level, behavior)
-    validate_dataset(spec, level, kind, data_dir)
-    click.echo(f"{dataset_id(spec, level, kind)}: no defect found")
+    if name is None:
+        spec, level, kind = spec_level_and_kind(env, level, behavior)
+        validate_dataset(spec, level, kind, data_dir)
+        dataset = dataset_id(spec, level, kind)
+    else:
+        spec = import_spec(env, level, behavior)
+        validate_import(spec.name, name, data_dir=data_dir)
+        dataset = import_id(spec, name)
+    click.echo(f"{dataset}: no defect found")
 
 
 @data.command(name="import")
@@ -411,10 +443,11 @@ def train_behavior(env: str, behavior: str | None, results_dir: Path | None) -> 
 
 
 def print_datasets(data_dir: Path | None) -> None:
+    from omrlbench.data.importers import list_imports
     from omrlbench.data.store import list_datasets
 
     rows = []
-    for about in list_datasets(data_dir):
+    for about in [*list_datasets(data_dir), *list_imports(data_dir)]:
         train = about.get("splits", {}).get("train")
         score = f"{train['normalized_score']:.2f}" if train else ""
         rows.append((about["id"], about["level"], about["behavior"], score, about["state"]))

@@ -144,12 +144,12 @@ def read_hdf5(file: Path, spec: MetaEnvSpec) -> tuple[Arrays, Arrays]:
     """
     forms = layout(spec)
     types = {name: h5t.py_create(dtype, logical=True) for name, (_, dtype) in forms.items()}
-    with _naming(file), h5py.File(file) as stored:
+    with naming(file), h5py.File(file) as stored:
         episodes = len(stored)
         arrays = {name: np.zeros((episodes, *shape), dtype) for name, (shape, dtype) in forms.items()}
         attributes = {name: np.empty(episodes, dtype) for name, dtype in ATTRIBUTES.items()}
         for episode in range(episodes):
-            with _naming(f"{file}: episode {episode}"):
+            with naming(f"{file}: episode {episode}"):
                 group = h5g.open(stored.id, f"episode_{episode}".encode())
                 for name, values in attributes.items():
                     h5a.open(group, name.encode()).read(values[episode, ...])
@@ -174,15 +174,15 @@ def _difference(name: str, array: h5d.DatasetID, wanted: np.ndarray) -> str:
 
 
 @contextmanager
-def _naming(place: str | Path) -> Iterator[None]:
-    """Turn what the HDF5 library raises at damaged data into a DatasetError that begins with `place`."""
+def naming(place: str | Path) -> Iterator[None]:
+    """Turn what reading damaged data raises into a DatasetError that begins with `place`."""
     try:
         yield
     except DatasetError:
         raise
     except _Misfit as error:
         raise DatasetError(f"{place}: {error}") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise DatasetError(f"{place}: cannot be read: {one_line(error)}") from None
 
 

@@ -34,6 +34,7 @@ class BehaviorConfig:
     target_rate: float = 0.005
     initial_temperature: float = 0.1
     target_entropy: float = -1.0  # nats per action dimension
+    discount: float | None = None  # None: the one that methods use in this environment
     seed: int = 0
 
 
@@ -119,7 +120,8 @@ class BehaviorTraining:
         self.envs = spec.make_vector(np.repeat(np.arange(self.n_tasks), config.members_per_task))
         obs_dim, (action_dim,) = self.envs.single_observation_space.shape[0], self.envs.single_action_space.shape
         self.policy = BehaviorPolicy(kind, spec.tasks, obs_dim, action_dim, config.actor_width)
-        self.agent = BehaviorSAC(self.policy, action_dim, spec.learner_defaults["discount"], config)
+        discount = spec.learner_defaults["discount"] if config.discount is None else config.discount
+        self.agent = BehaviorSAC(self.policy, action_dim, discount, config)
         widths = {"observations": obs_dim, "actions": action_dim, "rewards": 0, "next_observations": obs_dim}
         shape = (self.n_tasks, config.steps * config.members_per_task)
         self.replay = {

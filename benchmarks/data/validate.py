@@ -72,11 +72,8 @@ def read_checked(spec: MetaEnvSpec, dataset: str, folder: Path) -> tuple[dict[st
     """The metadata, the arrays and each episode's task id (episodes,), or DatasetError."""
     omrl = read_metadata(dataset, folder)
     file = folder / HDF5_NAME
-    arrays, attributes = read_hdf5(file, spec)
+    arrays, attributes = read_episodes(spec, file)
     task_ids = attributes["options/task_id"]
-    for reason, bad in _defects(spec, arrays, attributes):
-        if bad.any():
-            raise DatasetError(f"{file}: episode {bad.argmax()}: {reason}")
     wanted = omrl["recipe"]["episodes"]
     for task, found in enumerate(np.bincount(task_ids, minlength=len(spec.tasks))):
         if found != wanted:
@@ -88,6 +85,15 @@ def read_checked(spec: MetaEnvSpec, dataset: str, folder: Path) -> tuple[dict[st
     if attributes["total_steps"].sum() != omrl["transitions"]:
         raise DatasetError(f"{folder / METADATA_NAME}: the total of steps is not that of the episodes")
     return omrl, arrays, task_ids
+
+
+def read_episodes(spec: MetaEnvSpec, file: Path) -> tuple[Arrays, Arrays]:
+    """The arrays and attributes of all episodes in an HDF5 file, or DatasetError that names the first bad episode."""
+    arrays, attributes = read_hdf5(file, spec)
+    for reason, bad in _defects(spec, arrays, attributes):
+        if bad.any():
+            raise DatasetError(f"{file}: episode {bad.argmax()}: {reason}")
+    return arrays, attributes
 
 
 def _defects(spec: MetaEnvSpec, arrays: Arrays, attributes: Arrays) -> list[tuple[str, np.ndarray]]:

@@ -5,6 +5,22 @@ what is odd about the format in its docstring. `source.py` is what they share, `
 meta-environment each is, `unpickle.py` reads pickles without running them, `imported.py` stores and loads.
 """
 
-from omrlbench.data.importers.imported import FORMATS, import_dataset, import_id, load_imported
+from omrlbench.data.importers.imported import (
+    FORMATS,
+    describe_import,
+    import_dataset,
+    import_id,
+    list_imports,
+    load_imported,
+    validate_import,
+)
 
-__all__ = ["FORMATS", "import_dataset", "import_id", "load_imported"]
+__all__ = [
+    "FORMATS",
+    "describe_import",
+    "import_dataset",
+    "import_id",
+    "list_imports",
+    "load_imported",
+    "validate_import",
+]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from omrlbench.data.episodes import ATTRIBUTES, Arrays, DatasetError, checksums, layout
+from omrlbench.data.episodes import ATTRIBUTES, Arrays, DatasetError, checksums, layout, naming
 from omrlbench.data.generate import Progress
 from omrlbench.data.importers.identify import check_task, identified, rewards_by_kind
-from omrlbench.data.importers.source import Episode, Source, SourceTask, naming
+from omrlbench.data.importers.source import Episode, Source, SourceTask
 from omrlbench.envs.registry import MetaEnvSpec
 
 SMALL_ACTIONS = 0.5  # largest action of a source below which its scale is asked for

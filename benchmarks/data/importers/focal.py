@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omrlbench.data.episodes import DatasetError
+from omrlbench.data.episodes import DatasetError, naming
 from omrlbench.data.importers.source import (
     Episode,
     Source,
@@ -30,7 +30,6 @@ from omrlbench.data.importers.source import (
     as_numbers,
     episodes_of,
     make_rows,
-    naming,
     numbered,
     runs,
 )

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from omrlbench.data.episodes import DatasetError
-from omrlbench.data.importers.source import Episode, Source, SourceTask, naming
+from omrlbench.data.episodes import DatasetError, naming
+from omrlbench.data.importers.source import Episode, Source, SourceTask
 from omrlbench.envs.point_robot import goals_and_winds, move, rewards_at
 from omrlbench.envs.registry import MetaEnvSpec
 

@@ -26,6 +26,7 @@ from omrlbench.data.episodes import (
     DatasetError,
     DatasetWriteError,
     content_sha256,
+    naming,
     one_line,
     read_hdf5,
     read_indexed,
@@ -35,10 +36,10 @@ from omrlbench.data.generate import Progress
 from omrlbench.data.identity import DATASET_REVISION, UNPINNED, data_folder, datasets_root, fingerprint
 from omrlbench.data.importers.collect import Collected, collect, to_arrays
 from omrlbench.data.importers.identify import task_id
-from omrlbench.data.importers.source import Source, SourceTask, naming
+from omrlbench.data.importers.source import Source, SourceTask
 from omrlbench.data.store import as_tensors
-from omrlbench.data.validate import read_metadata
-from omrlbench.envs.registry import LEVELS, MetaEnvSpec, get_meta_env
+from omrlbench.data.validate import read_episodes, read_metadata
+from omrlbench.envs.registry import LEVELS, META_ENVS, MetaEnvSpec, get_meta_env
 from omrlbench.envs.tasks import TaskSet
 from omrlbench.errors import BenchError, unknown
 
@@ -272,15 +273,63 @@ def load_imported(env: str, name: str, *, data_dir: str | Path | None = None) ->
     meta-environment.
     """
     spec = get_meta_env(env)
-    dataset = import_id(spec, name)
-    folder = data_folder(dataset, data_dir)
-    if not folder.exists():
-        raise DatasetError(f"{dataset}: not there; import it: bench data import FORMAT PATH --env {env} --name {name}")
+    dataset, folder = _folder(spec, name, data_dir)
     omrl, arrays, task_ids = _read(spec, dataset, folder)
     partial = ImportedSpec(
         **{f.name: getattr(spec, f.name) for f in fields(spec)}, with_data=frozenset(task_ids.tolist())
     )
     return as_tensors(partial, name, arrays, task_ids, omrl | {"id": dataset, "state": UNPINNED})
+
+
+def _folder(spec: MetaEnvSpec, name: str, data_dir: str | Path | None) -> tuple[str, Path]:
+    """The Minari id and the folder of an import, which has to be there."""
+    dataset = import_id(spec, name)
+    folder = data_folder(dataset, data_dir)
+    if not folder.exists():
+        command = f"bench data import FORMAT PATH --env {spec.name} --name {name}"
+        raise DatasetError(f"{dataset}: not there; import it: {command}")
+    return dataset, folder
+
+
+def describe_import(env: str, name: str, *, data_dir: str | Path | None = None) -> dict[str, Any]:
+    """What is known of one imported dataset, without reading its arrays.
+
+    `id`, `env`, `level` (its name), `behavior`, `path`, `state`, `episodes`, `transitions`, `size` (bytes), `recipe`,
+    `origin`, `recipe_sha256` and `content_sha256`. Raises DatasetError where it is not there or its metadata damaged.
+    """
+    dataset, folder = _folder(get_meta_env(env), name, data_dir)
+    omrl = read_metadata(dataset, folder)
+    kept = ("env", "level", "behavior", "episodes", "transitions", "recipe", "recipe_sha256", "content_sha256")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    origin = {key: value for key, value in omrl["origin"].items() if key != "tasks"}
+    place = {"id": dataset, "path": str(folder.parent), "state": UNPINNED, "size": size, "origin": origin}
+    return place | {key: omrl[key] for key in kept}
+
+
+def validate_import(env: str, name: str, *, data_dir: str | Path | None = None) -> None:
+    """Check every array and episode of an import and that it has its hash. Raises DatasetError, one line."""
+    spec = get_meta_env(env)
+    dataset, folder = _folder(spec, name, data_dir)
+    omrl, file = read_metadata(dataset, folder), folder / HDF5_NAME
+    arrays, attributes = read_episodes(spec, file)
+    if content_sha256(arrays, attributes["options/task_id"]) != omrl["content_sha256"]:
+        raise DatasetError(f"{file}: the content does not have its SHA-256; import it again")
+
+
+def list_imports(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
+    """`describe_import` of every import; of a damaged one only `id`, `env`, `level`, `behavior` and why as `state`."""
+    found = []
+    for spec in META_ENVS.values():
+        ending = f"-v{DATASET_REVISION}"
+        for folder in sorted(datasets_root(data_dir).glob(f"omrl/{spec.name}/[!.]*{ending}")):
+            name = folder.name.removesuffix(ending)
+            if NAME.fullmatch(name) and name not in RESERVED:
+                try:
+                    found.append(describe_import(spec.name, name, data_dir=data_dir))
+                except DatasetError as error:
+                    about = {"id": import_id(spec, name), "env": spec.name, "level": name, "behavior": "imported"}
+                    found.append(about | {"state": str(error)})
+    return found
 
 
 @dataclass(frozen=True)

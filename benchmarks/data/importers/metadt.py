@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from omrlbench.data.episodes import DatasetError
+from omrlbench.data.episodes import DatasetError, naming
 from omrlbench.data.importers.source import (
     Episode,
     Source,
@@ -26,7 +26,6 @@ from omrlbench.data.importers.source import (
     check_columns,
     episodes_of,
     make_rows,
-    naming,
     numbered,
 )
 from omrlbench.data.importers.unpickle import check_allowed, read_pickle

@@ -2,8 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from omrlbench.data.episodes import DatasetError, one_line
+from omrlbench.data.episodes import DatasetError, naming
 from omrlbench.envs.registry import MetaEnvSpec
 
 ROUNDING = 1e-6  # by which an action may exceed [-1, 1]
@@ -190,17 +189,6 @@ def numbered(path: Path, pattern: str, what: str) -> dict[int, Path]:
     if not found:
         raise DatasetError(f"{path}: holds no {what}")
     return dict(sorted(found.items()))
-
-
-@contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Turn what reading a damaged file raises into a DatasetError that names it."""
-    try:
-        yield
-    except DatasetError:
-        raise
-    except (OSError, RuntimeError, KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{file}: cannot be read: {one_line(error)}") from None
 
 
 def check_columns(file: Path, required: Sequence[str], found: Container[str]) -> None:

@@ -16,8 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from omrlbench.data.episodes import DatasetError, one_line
-from omrlbench.data.importers.source import naming
+from omrlbench.data.episodes import DatasetError, naming, one_line
 
 NUMBERS = re.compile(r"[biufSU]\d+|O8?")  # dtypes: booleans, numbers, text, and arrays of arrays
 NDARRAY = object()  # stands for the type, which a pickle passes on but must not call

@@ -827,3 +827,30 @@ def test_command(point_robot, tmp_path, capsys):
         main([*arguments, "--data-dir", str(tmp_path / "file")])
     assert done.value.code == 1
     assert capsys.readouterr().err.startswith("bench: cannot write omrl/point_robot/mine-v1 below")
+
+
+def test_commands_list_show_and_check_imports(point_robot, bring, tmp_path, capsys):
+    bring("d4rl", "point_robot")
+    place = ["--data-dir", str(tmp_path / "store")]
+
+    def bench(*arguments):
+        with pytest.raises(SystemExit) as done:
+            main(["data", *arguments, *place])
+        printed = capsys.readouterr()
+        return done.value.code, printed.out + printed.err
+
+    assert "omrl/point_robot/mine-v1" in bench("list")[1]
+    code, shown = bench("show", "point_robot", "--name", "mine", "--results-dir", str(tmp_path / "results"))
+    assert code == 0 and "origin.format" in shown
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("3 ")]
+    assert row[:4] == ["3", "train", "2", "40"]
+    assert (tmp_path / "results/datasets/point_robot/mine-v1.png").stat().st_size > 10_000
+    assert bench("validate", "point_robot", "--name", "mine") == (0, "omrl/point_robot/mine-v1: no defect found\n")
+    assert bench("show", "point_robot", "--name", "other")[0] == 2
+    code, line = bench("show", "point_robot", "--name", "mine", "--level", "expert")
+    assert code == 2 and "--name tells an import" in line
+
+    with h5py.File(tmp_path / "store/omrl/point_robot/mine-v1/data/main_data.hdf5", "a") as file:
+        file["episode_1/actions"][3] = 0.25
+    code, line = bench("validate", "point_robot", "--name", "mine")
+    assert code == 2 and "episode 1: the bytes are not those that were written" in line
