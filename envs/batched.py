@@ -19,6 +19,11 @@ CHUNKS_PER_THREAD = 4  # at least, where there are enough members
 LARGEST_CHUNK = 8
 
 
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class BatchedEnv(VectorEnv):
     """One member per entry of `task_ids`. Equal to a `SyncVectorEnv` of the single environments with the same seeds.
 
@@ -38,7 +43,7 @@ class BatchedEnv(VectorEnv):
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or usable_cores()
         self.pool = Rollout(nthread=self.threads if self.threads > 1 else 0)  # 0: no hand-over to a thread
         self._set_tasks(task_ids)
         self.scratch = [mujoco.MjData(self.models[0]) for _ in range(self.threads)]

@@ -16,11 +16,12 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
-from gymnasium.error import ResetNeeded
+from gymnasium.error import DependencyNotInstalled, ResetNeeded
 
 from omrlbench.envs.registry import MetaEnvSpec, get_meta_env, task_option
 
 RESET_NOISE = 0.1  # of positions, uniform, and of velocities, normal
+GL_ERRORS = (AttributeError, ImportError, RuntimeError, mujoco.FatalError)  # of a missing library or display
 MODELS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 
 
@@ -146,7 +147,10 @@ class LocomotionEnv(gymnasium.Env):
         return observation, float(reward), bool(terminated), False, info
 
     def render(self) -> np.ndarray:
-        """Picture of the present state from a camera that follows the torso, uint8 of shape (480, 480, 3)."""
+        """Picture of the present state from a camera that follows the torso, uint8 of shape (480, 480, 3).
+
+        Raises DependencyNotInstalled, one line, where OpenGL does not work.
+        """
         if self.renderer is None:
             without_display = sys.platform == "linux" and "DISPLAY" not in os.environ
             if without_display:
@@ -155,7 +159,14 @@ class LocomotionEnv(gymnasium.Env):
             tracking = camera | {"type": mujoco.mjtCamera.mjCAMERA_TRACKING, "trackbodyid": 1}
             self.renderer = MujocoRenderer(self.model, self.data, tracking, 480, 480)
         mujoco.mj_forward(self.model, self.data)
-        return self.renderer.render("rgb_array")
+        try:
+            return self.renderer.render("rgb_array")
+        except GL_ERRORS as error:
+            platform = os.environ.get("MUJOCO_GL", "the default")
+            raise DependencyNotInstalled(
+                f"no picture: OpenGL does not work (MUJOCO_GL is {platform}); on Debian without a display install "
+                f"libegl1 and set MUJOCO_GL=egl, or install libosmesa6 and set MUJOCO_GL=osmesa"
+            ) from error
 
     def close(self) -> None:
         """Free the renderer and forget the state."""

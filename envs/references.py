@@ -72,11 +72,14 @@ def _frozen() -> dict[str, dict[str, Any]]:
 def reference_returns(name: str, split: str) -> References:
     """The references of a meta-environment, averaged over the tasks of `split` (train, validation or test).
 
-    Raises ValueError for an unknown name or split, and if the file was measured at another revision.
+    Raises ValueError for an unknown name or split, for a split without tasks, and if the file was measured at another
+    revision.
     """
     spec = get_meta_env(name)
     if split not in spec.tasks.splits:
         raise ValueError(f"no split {split!r} of {name}, there are {', '.join(spec.tasks.splits)}")
+    if not spec.tasks.splits[split]:
+        raise ValueError(f"{name} has no {split} tasks")
     entry = _frozen().get(name, {"revision": "none"})
     if entry["revision"] != spec.revision:
         raise ValueError(

@@ -1,8 +1,13 @@
 """The rules of the MuJoCo families, against values worked out by hand and the facts of the originals."""
 
+import os
+import subprocess
+import sys
+
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.error import DependencyNotInstalled
 
 from omrlbench.envs.locomotion import MODELS
 from omrlbench.envs.registry import get_meta_env
@@ -143,7 +148,7 @@ def test_a_picture_follows_the_robot_without_a_display():
     env.reset(seed=0)
     try:
         before = env.render()
-    except Exception as error:
+    except DependencyNotInstalled as error:
         pytest.skip(f"no OpenGL here: {error}")
     for _ in range(30):
         env.step(env.action_space.sample())
@@ -151,3 +156,18 @@ def test_a_picture_follows_the_robot_without_a_display():
     assert before.shape == (480, 480, 3) and before.dtype == np.uint8
     assert before.std() > 10 and (before != after).mean() > 0.01
     env.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a picture needs no display")
+def test_without_opengl_one_line_says_what_to_install():
+    program = """
+from omrlbench.envs.registry import get_meta_env
+env = get_meta_env("walker_params").make(0, render_mode="rgb_array")
+env.reset(seed=0)
+env.render()
+"""
+    surroundings = {key: value for key, value in os.environ.items() if key != "DISPLAY"} | {"MUJOCO_GL": "glfw"}
+    done = subprocess.run([sys.executable, "-c", program], env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "DependencyNotInstalled: no picture: OpenGL does not work (MUJOCO_GL is glfw)" in last and "libegl1" in last

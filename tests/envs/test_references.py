@@ -66,3 +66,5 @@ def test_unknown_names_are_refused():
         reference_returns("point_robt", "test")
     with pytest.raises(ValueError, match="no split 'valid' of point_robot, there are train, validation, test"):
         reference_returns("point_robot", "valid")
+    with pytest.raises(ValueError, match="ant_fwd_back has no validation tasks"):
+        reference_returns("ant_fwd_back", "validation")
