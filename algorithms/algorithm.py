@@ -7,7 +7,7 @@ saving and exact resume are the suite's. Shapes below: n tasks, b transitions pe
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +22,15 @@ class Problem:
     action_dim: int
     task_dim: int  # number of task parameters, which only privileged methods receive
     n_train_tasks: int
+    env: str | None = None  # name of the meta-environment
+    observation_mean: Tensor | None = None  # (observation_dim,), what observations were standardised with, if they were
+    observation_scale: Tensor | None = None
+
+    def unstandardized(self, observations: Tensor) -> Tensor:
+        """`observations` (..., observation_dim) as the environment gives them."""
+        if self.observation_mean is None:
+            return observations
+        return observations * self.observation_scale + self.observation_mean
 
 
 @dataclass(frozen=True)
@@ -48,13 +57,16 @@ class Context:
     """Transitions that a method adapts from: k for each of n tasks, in no particular order.
 
     observations and next_observations (n, k, observation_dim), actions (n, k, action_dim), rewards (n, k): always
-    the environment's own reward.
+    the environment's own reward. `task_parameters` (n, task_dim), standardised, and `task_ids` (n,), numbers within the
+    meta-environment, are None unless the method declares itself privileged.
     """
 
     observations: Tensor
     actions: Tensor
     rewards: Tensor
     next_observations: Tensor
+    task_parameters: Tensor | None = None
+    task_ids: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.rewards.ndim != 2 or self.rewards.numel() == 0:
@@ -62,20 +74,22 @@ class Context:
 
     def check_finite(self) -> None:
         """Raise ValueError naming the first field that holds NaN or infinity."""
-        for field in fields(self):
-            if not torch.isfinite(getattr(self, field.name)).all():
-                raise ValueError(f"the context's {field.name} hold NaN or infinite values")
+        for name in ("observations", "actions", "rewards", "next_observations"):
+            if not torch.isfinite(getattr(self, name)).all():
+                raise ValueError(f"the context's {name} hold NaN or infinite values")
 
 
 @dataclass(frozen=True)
 class MetaBatch:
     """Data of n distinct training tasks for one update.
 
+    `tasks` (n,) are their positions among the training tasks.
     `rewards` are the learner's (the suite's `rl_reward` setting) and may differ from those in the contexts.
     `contexts` are two independent draws per task. `task_parameters` (n, task_dim), standardised, is None unless
     the method declares itself privileged.
     """
 
+    tasks: Tensor  # (n,)
     observations: Tensor  # (n, b, observation_dim)
     actions: Tensor  # (n, b, action_dim)
     rewards: Tensor  # (n, b)
@@ -103,6 +117,9 @@ class Algorithm(ABC):
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
     revision: ClassVar[int] = 1  # bumped by whoever changes results
     privileged: ClassVar[bool] = False  # receives the true task parameters
+    order_invariant: ClassVar[bool] = True  # `adapt` does not depend on the order of a context's transitions
+    deterministic: ClassVar[bool] = True  # actions of a task depend on its context and observation alone
+    training_values: ClassVar[dict[str, Any]] = {}  # of the loop's fields, stronger than the budget's
     environment_values: ClassVar[dict[str, dict[str, Any]]] = {}  # meta-environment -> field -> value
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # preset -> field -> value; "environments" -> as above
 
@@ -122,6 +139,13 @@ class Algorithm(ABC):
     @abstractmethod
     def adapt(self, context: Context) -> Policy:
         """The policy for the tasks that the context comes from. Leaves the learner as it was."""
+
+    def prior(self, n: int, generator: torch.Generator) -> Policy:
+        """Policies for n tasks of which nothing is known yet, for the first episode where context is self-collected.
+
+        Raises NotImplementedError for methods that cannot act without a context.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot act without a context")
 
     def embed(self, context: Context) -> Tensor | None:
         """The task embedding (n, latent) behind `adapt`, for pictures; None for methods without one."""

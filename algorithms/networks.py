@@ -1,11 +1,14 @@
 """Network blocks that the methods share, and the tanh-squashed Gaussian in one place."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+LARGEST_ACTION = 0.999  # whose density is asked for; at 1 it has none
 
 
 class EnsembleLinear(nn.Module):
@@ -88,7 +91,38 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor
     return pre_tanh.tanh(), (log_normal - log_slope).sum(-1)
 
 
+def squashed_log_density(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
+    """Log-density of given actions under `squash`, the last axis summed away; actions beyond 0.999 count as that."""
+    pre_tanh = action.clamp(-LARGEST_ACTION, LARGEST_ACTION).atanh()
+    return squash(mean, log_std, (pre_tanh - mean) / log_std.exp())[1]
+
+
 @torch.no_grad()
 def polyak_update(target: nn.Module, online: nn.Module, rate: float) -> None:
     """target <- (1 - rate) * target + rate * online."""
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Inside, losses send gradients through the networks but not to their weights."""
+    for network in networks:
+        network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.requires_grad_(True)
+
+
+def adam(network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+
+
+def step(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    """One step of all `optimizers` down the gradient of `loss`."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()

@@ -1,6 +1,7 @@
 """The configuration of a run: typed values, where each came from, and the fingerprint that names the run.
 
-Precedence, later wins: method defaults, environment, method on environment, budget, preset, `--set`.
+Precedence, later wins: method defaults, environment, method on environment, variant, budget, the method's demands on
+the loop, preset, `--set`.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omrlbench.errors import BenchError, unknown
-from omrlbench.registry import algorithm_class, meta_env
+from omrlbench.registry import algorithm_class, meta_env, variant_values
 
 if TYPE_CHECKING:
     from omrlbench.algorithms.algorithm import AlgorithmConfig
@@ -125,9 +126,11 @@ def resolve(
     values = _Values(algo, method.Config)
     values.update(f"environment {env}", values.known_to_method(spec.learner_defaults))
     values.update(f"{algo} on {env}", method.environment_values.get(env, {}))
+    values.update(algo, variant_values(algo))
     for source, training, algorithm in _budget_layers(budget, env):
         values.update(source, training)
         values.update(source, values.known_to_method(algorithm))
+    values.update(algo, method.training_values)
     if preset is not None:
         table = dict(method.presets[preset])
         on_env = table.pop("environments", {}).get(env, {})

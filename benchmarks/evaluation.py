@@ -1,7 +1,7 @@
 """The only evaluation: adapt to each task, roll out, keep every episode's return. See docs/protocols.md."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from omrlbench.algorithms.algorithm import Algorithm, Policy
+from omrlbench.algorithms.algorithm import Algorithm, Context, Policy
+from omrlbench.data.behavior import standardised_parameters
 from omrlbench.data.dataset import MultiTaskDataset
 from omrlbench.envs.references import normalized_score
 from omrlbench.errors import Diverged
@@ -60,7 +61,23 @@ def offline(
     generators: Sequence[np.random.Generator],
 ) -> Policy:
     """FOCAL, Algorithm 2: the context is drawn from the test task's own logged data."""
-    return algorithm.adapt(dataset.draw_context(task_ids, context_size, generators))
+    return algorithm.adapt(draw_context(algorithm, dataset, task_ids, context_size, generators))
+
+
+def draw_context(
+    algorithm: Algorithm,
+    dataset: MultiTaskDataset,
+    task_ids: Sequence[int],
+    context_size: int,
+    generators: Sequence[np.random.Generator],
+) -> Context:
+    """`dataset.draw_context` with the tasks themselves where `algorithm` is privileged."""
+    context = dataset.draw_context(task_ids, context_size, generators)
+    if not algorithm.privileged:
+        return context
+    ids = torch.as_tensor(task_ids)
+    parameters = standardised_parameters(dataset.spec.tasks)[ids]
+    return replace(context, task_parameters=parameters.to(algorithm.device), task_ids=ids)
 
 
 PROTOCOLS = {"offline": offline}  # protocol -> how it makes the policy of `task_ids`, one entry per episode
@@ -139,5 +156,5 @@ def embed_tasks(
     members = [(task, k) for task in range(len(dataset.spec.tasks)) for k in range(contexts_per_task)]
     tasks = [task for task, _ in members]
     generators = [generator(seed, Stream.EMBEDDING, *member) for member in members]
-    embeddings = algorithm.embed(dataset.draw_context(tasks, context_size, generators))
+    embeddings = algorithm.embed(draw_context(algorithm, dataset, tasks, context_size, generators))
     return None if embeddings is None else (np.array(tasks), embeddings.cpu().numpy())

@@ -8,7 +8,7 @@ Other packages add methods by an entry point of the group `omrlbench.algorithms`
 
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omrlbench.errors import BenchError, unknown
 
@@ -20,6 +20,22 @@ GROUP = "omrlbench.algorithms"
 
 ALGORITHMS: dict[str, str] = {
     "focal": "omrlbench.algorithms.focal:Focal",
+    "batch_pearl": "omrlbench.algorithms.batch_pearl:BatchPearl",
+    "bc": "omrlbench.algorithms.bc:BehaviorCloning",
+    "no_context": "omrlbench.algorithms.no_context:NoContext",
+    "oracle_task": "omrlbench.algorithms.oracle_task:OracleTask",
+    "do_nothing": "omrlbench.algorithms.untrained:DoNothing",
+    "random_policy": "omrlbench.algorithms.untrained:RandomPolicy",
+    "expert_policy": "omrlbench.algorithms.untrained:ExpertPolicy",
+}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> method, and the values that differ from it
+    "focal_inverse": ("focal", {"metric_power": -1, "metric_beta": 2.0}),  # weights: FOCAL, Table 5b
+    "focal_linear": ("focal", {"metric_power": 1, "metric_beta": 8.0}),
+    "focal_square": ("focal", {"metric_power": 2, "metric_beta": 16.0}),
+    "focal_repel": ("focal", {"metric_attraction": False}),
+    "focal_probabilistic": ("focal", {"encoder": "gaussian"}),
+    "focal_coupled": ("focal", {"coupled_gradients": True}),
+    "batch_pearl_brac": ("batch_pearl", {"regularization": "policy"}),
 }
 
 
@@ -27,9 +43,11 @@ def algorithms() -> dict[str, str]:
     """Every known method and where it comes from, built-in ones first. Imports none of them."""
     plugins = _plugins()
     origins = {name: "built in" for name in ALGORITHMS}
+    for name, (method, values) in VARIANTS.items():
+        origins[name] = f"built in: {method} with {', '.join(f'{key}={value}' for key, value in values.items())}"
     for name, points in plugins.items():
         claims = " and ".join(_distribution(point) for point in points)
-        if name in ALGORITHMS:
+        if name in origins:
             origins[name] = f"built in; the method of this name in {claims} is ignored"
         else:
             origins[name] = claims if len(points) == 1 else f"unusable: claimed by {claims}"
@@ -37,7 +55,11 @@ def algorithms() -> dict[str, str]:
 
 
 def algorithm_class(name: str) -> "type[Algorithm]":
-    """The method called `name`. Raises BenchError for an unknown, ambiguous or broken one."""
+    """The method called `name`, of a variant the one that it varies.
+
+    Raises BenchError for an unknown, ambiguous or broken one.
+    """
+    name = VARIANTS[name][0] if name in VARIANTS else name
     if name in ALGORITHMS:
         return resolve_name(ALGORITHMS[name])
     points = _plugins().get(name, [])
@@ -47,6 +69,11 @@ def algorithm_class(name: str) -> "type[Algorithm]":
         claims = " and ".join(_distribution(point) for point in points)
         raise BenchError(f"method {name!r} is claimed by {claims}: uninstall one of them")
     return _load(points[0])
+
+
+def variant_values(name: str) -> dict[str, Any]:
+    """The values in which the variant `name` differs from its method, none for a method."""
+    return VARIANTS[name][1] if name in VARIANTS else {}
 
 
 def meta_env(name: str) -> "MetaEnvSpec":

@@ -434,6 +434,9 @@ def make_algorithm(config: RunConfig, dataset: MultiTaskDataset) -> Algorithm:
         action_dim=dataset.actions.shape[1],
         task_dim=tasks.parameters.shape[1],
         n_train_tasks=len(tasks.splits["train"]),
+        env=config.env,
+        observation_mean=dataset.observation_mean,
+        observation_scale=dataset.observation_scale,
     )
     torch.manual_seed(seed)
     return algorithm_class(config.algo)(problem, config.algorithm, seed, config.training.device)

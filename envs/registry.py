@@ -26,8 +26,8 @@ class MetaEnvSpec:
     environment's own among them. `default_level` is the level of the FOCAL paper's data. With
     `standardize_observations` methods see observations of mean 0 and standard deviation 1. `behavior` names the shipped
     behaviour policies; meta-environments that differ in nothing but their reward share them. `learner_defaults` are the
-    values that the papers fix per environment for every method (the discount, for one); a method takes those it has a
-    field for. `revision` is bumped by whoever changes returns.
+    values that the papers fix per environment for every method (discount, size of the embedding); a method takes those
+    it has a field for. `revision` is bumped by whoever changes returns.
     """
 
     name: str
@@ -117,7 +117,7 @@ POINT_ROBOT = {
     "oracle": "omrlbench.envs.point_robot:oracle_policy",
     "behavior_kind": "per_task",
     "rewards": ("dense", "sparse"),
-    "learner_defaults": {"discount": 0.9},  # FOCAL Table 4
+    "learner_defaults": {"discount": 0.9, "latent_dim": 5},  # FOCAL Table 4
 }
 
 LOCOMOTION = {
@@ -127,7 +127,7 @@ LOCOMOTION = {
     "reward": "dense",
     "horizon": 200,
     "standardize_observations": True,
-    "learner_defaults": {"discount": 0.99},  # FOCAL Table 4
+    "learner_defaults": {"discount": 0.99, "latent_dim": 20},  # FOCAL Table 4
 }
 
 META_ENVS: dict[str, MetaEnvSpec] = {
@@ -182,7 +182,7 @@ META_ENVS: dict[str, MetaEnvSpec] = {
             default_level="mixed",
             behavior_kind="per_task",
             description="half-cheetah: run backward or forward",
-            **LOCOMOTION,
+            **LOCOMOTION | {"learner_defaults": {"discount": 0.99, "latent_dim": 5}},
         ),
         MetaEnvSpec(
             name="ant_fwd_back",

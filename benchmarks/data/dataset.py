@@ -119,11 +119,13 @@ class MetaBatchSampler:
         self.task_parameters = standardised_parameters(dataset.spec.tasks) if privileged else None
 
     def sample(self) -> MetaBatch:
-        tasks = self.generator.choice(self.train_tasks, self.meta_batch, replace=False)
+        positions = self.generator.choice(len(self.train_tasks), self.meta_batch, replace=False)
+        tasks = self.train_tasks[positions]
         counts = (self.transitions, self.context_size, self.context_size)
         rows, *context_rows = self.dataset.draw_rows(tasks, sum(counts), self.generator).split(counts, dim=1)
         data = self.dataset
         return MetaBatch(
+            tasks=torch.from_numpy(positions),
             observations=data.observations[rows],
             actions=data.actions[rows],
             rewards=self.rewards[rows],

@@ -31,6 +31,7 @@ class BehaviorConfig:
     actor_width: int = 32
     critic_width: int = 64
     learning_rate: float = 1e-3
+    decay_steps: int = 0  # the last ones, over which the learning rate falls linearly to zero
     target_rate: float = 0.005
     initial_temperature: float = 0.1
     target_entropy: float = -1.0  # nats per action dimension
@@ -144,6 +145,7 @@ class BehaviorTraining:
                 return
             observations = self._collect(observations)
             if self.step > self.config.random_steps:
+                self._set_learning_rate()
                 for _ in range(self.config.updates_per_step):
                     self._update()
             on_step(self.step)
@@ -168,6 +170,12 @@ class BehaviorTraining:
             stored[:, start : self.stored] = torch.as_tensor(value).reshape(self.n_tasks, -1, *stored.shape[2:])
         ended = terminated | truncated
         return self.envs.reset(options={"reset_mask": ended})[0] if ended.any() else next_observations
+
+    def _set_learning_rate(self) -> None:
+        left, decay = self.config.steps - self.step, self.config.decay_steps
+        rate = self.config.learning_rate * (min(1.0, left / decay) if decay else 1.0)
+        for group in (group for optimizer in self.agent.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
 
     def _update(self) -> None:
         """Every agent of its own task draws a batch there, the conditioned agent each transition in a random task."""

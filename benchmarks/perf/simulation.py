@@ -14,7 +14,8 @@ import mujoco
 import numpy as np
 import torch
 
-from omrlbench.algorithms.focal import FocalConfig, LatentPolicy
+from omrlbench.algorithms.brac import LatentPolicy
+from omrlbench.algorithms.focal import FocalConfig
 from omrlbench.algorithms.networks import mlp
 from omrlbench.envs.registry import MetaEnvSpec, get_meta_env
 from omrlbench.evaluation import roll_out

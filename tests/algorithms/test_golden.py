@@ -13,7 +13,7 @@ import torch
 
 from omrlbench.config import resolve
 from omrlbench.data.store import load_dataset
-from omrlbench.registry import ALGORITHMS
+from omrlbench.registry import ALGORITHMS, VARIANTS
 from omrlbench.training import make_algorithm, make_sampler
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -32,7 +32,7 @@ def measure(algo: str, data_dir: Path) -> dict:
     return {"revisions": config.revisions, "metrics": {name: float(value) for name, value in metrics.items()}}
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", [*ALGORITHMS, *VARIANTS])
 def test_results_change_only_with_the_revision(algo, data_dir):
     stored, now = json.loads(GOLDEN.read_text())[algo], measure(algo, data_dir)
     bumped = stored["revisions"] != now["revisions"]
@@ -44,5 +44,5 @@ def test_results_change_only_with_the_revision(algo, data_dir):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        table = {algo: measure(algo, Path(scratch)) for algo in ALGORITHMS}
+        table = {algo: measure(algo, Path(scratch)) for algo in (*ALGORITHMS, *VARIANTS)}
     GOLDEN.write_text(json.dumps(table, indent=1) + "\n")

@@ -1,0 +1,190 @@
+"""Checks of the contract between a method and the suite, for methods of this package and of others.
+
+`check_algorithm(MyMethod)` belongs in the tests of whoever writes a method; `random_batch` and `random_context` are
+data of the right shapes.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omrlbench.algorithms.algorithm import Algorithm, AlgorithmConfig, Context, MetaBatch, Problem
+
+PROBLEM = Problem(observation_dim=3, action_dim=2, task_dim=2, n_train_tasks=6)
+SMALL = {"meta_batch": 4, "batch_size": 8, "context_size": 5}
+UPDATES = 4
+EVALUATED_TASKS = 5
+ADVICE = "call context.check_finite()"
+
+
+def random_context(
+    problem: Problem, tasks: int, size: int, seed: int = 0, *, privileged: bool = False, device: str = "cpu"
+) -> Context:
+    """`size` random transitions of each of `tasks` tasks, with the tasks themselves for privileged methods."""
+    g = torch.Generator().manual_seed(seed)
+    observations, next_observations = torch.randn(2, tasks, size, problem.observation_dim, generator=g).to(device)
+    actions = (torch.rand(tasks, size, problem.action_dim, generator=g) * 2 - 1).to(device)
+    context = Context(observations, actions, torch.randn(tasks, size, generator=g).to(device), next_observations)
+    if not privileged:
+        return context
+    parameters = torch.randn(tasks, problem.task_dim, generator=g).to(device)
+    return replace(context, task_parameters=parameters, task_ids=torch.arange(tasks) % problem.n_train_tasks)
+
+
+def random_batch(algorithm: Algorithm, seed: int = 0, terminated: float = 0.0) -> MetaBatch:
+    """A meta-batch of random transitions in the sizes that `algorithm` asks for."""
+    problem, config, device = algorithm.problem, algorithm.config, algorithm.device
+    g = torch.Generator().manual_seed(seed)
+    tasks, size = config.meta_batch, algorithm.transitions_per_task
+    contexts = [random_context(problem, tasks, config.context_size, seed + k, device=device) for k in (1, 2)]
+    observations, next_observations = torch.randn(2, tasks, size, problem.observation_dim, generator=g).to(device)
+    return MetaBatch(
+        tasks=torch.randperm(problem.n_train_tasks, generator=g)[:tasks],
+        observations=observations,
+        actions=(torch.rand(tasks, size, problem.action_dim, generator=g) * 2 - 1).to(device),
+        rewards=torch.randn(tasks, size, generator=g).to(device),
+        next_observations=next_observations,
+        terminated=torch.full((tasks, size), terminated, device=device),
+        contexts=(contexts[0], contexts[1]),
+        task_parameters=torch.randn(tasks, problem.task_dim, generator=g).to(device) if algorithm.privileged else None,
+    )
+
+
+def check_algorithm(
+    method: type[Algorithm], config: AlgorithmConfig | None = None, problem: Problem = PROBLEM, device: str = "cpu"
+) -> None:
+    """Raise AssertionError, naming the rule, if `method` breaks the contract of `Algorithm`.
+
+    `config` is by default the method's own with batches of a few transitions. Checked are: an update returns detached
+    scalars and changes every parameter that an optimiser holds and no other that could be trained; equal seeds give
+    equal numbers; a saved and loaded learner goes on bitwise as if it had never stopped; `adapt` leaves the learner
+    alone, refuses NaN, takes one task or many and contexts of one transition, and does not depend on the order of
+    transitions (unless `order_invariant` is False); actions are finite, within [-1, 1], and of one task the same
+    whatever tasks are beside it (unless `deterministic` is False); `prior`, where there is one, acts without a context.
+    """
+    config = config or method.Config(**SMALL)
+
+    def fresh(seed: int = 0) -> Algorithm:
+        torch.manual_seed(seed)
+        return method(problem, config, seed, device)
+
+    _check_update(fresh())
+    _check_repetition(fresh)
+    trained = fresh()
+    for k in range(UPDATES):
+        trained.update(random_batch(trained, seed=k))
+    _check_adapt(trained)
+    _check_prior(trained)
+
+
+def _check_update(algorithm: Algorithm) -> None:
+    held = {id(p) for optimizer in _optimizers(algorithm) for group in optimizer.param_groups for p in group["params"]}
+    before = {name: p.detach().clone() for name, p in _parameters(algorithm)}
+    for k in range(UPDATES):
+        metrics = algorithm.update(random_batch(algorithm, seed=k))
+        for name, value in metrics.items():
+            scalar = isinstance(value, Tensor) and value.ndim == 0 and not value.requires_grad
+            assert scalar, f"update: the metric {name!r} is not a detached scalar tensor"
+            assert torch.isfinite(value), f"update: the metric {name!r} is {value}"
+    for name, parameter in _parameters(algorithm):
+        changed = not torch.equal(before[name], parameter)
+        if id(parameter) in held:
+            assert changed, f"update: {name} is in an optimiser and did not change in {UPDATES} updates"
+        elif parameter.requires_grad:
+            assert not changed, f"update: {name} changed and is in no optimiser"
+
+
+def _check_repetition(fresh: Any) -> None:
+    whole, first = fresh(), fresh()
+    for k in range(UPDATES):
+        whole.update(random_batch(whole, seed=k))
+    for k in range(UPDATES // 2):
+        first.update(random_batch(first, seed=k))
+    resumed = fresh(seed=1)
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    for k in range(UPDATES // 2, UPDATES):
+        resumed.update(random_batch(resumed, seed=k))
+    assert _equal(whole.state_dict(), resumed.state_dict()), (
+        "resume: a learner that was saved and loaded does not go on as one that never stopped; "
+        "draw noise from self.generator and keep all state in attributes"
+    )
+
+
+def _check_adapt(algorithm: Algorithm) -> None:
+    context = _context(algorithm, EVALUATED_TASKS, 7)
+    observations = torch.randn(EVALUATED_TASKS, algorithm.problem.observation_dim).to(algorithm.device)
+    before = copy.deepcopy(algorithm.state_dict())
+    actions = algorithm.adapt(context).act(observations)
+    assert _equal(before, algorithm.state_dict()), "adapt: it changed the learner"
+    assert actions.shape == (EVALUATED_TASKS, algorithm.problem.action_dim), f"act: actions {tuple(actions.shape)}"
+    assert torch.isfinite(actions).all() and actions.abs().max() <= 1, "act: actions are not within [-1, 1]"
+    assert not actions.requires_grad, "act: actions carry a gradient"
+
+    assert torch.equal(actions, algorithm.adapt(context).act(observations)), "adapt: the same context acts differently"
+    if algorithm.order_invariant and algorithm.deterministic:
+        shuffled = _take(context, slice(None), torch.randperm(7))
+        again = algorithm.adapt(shuffled).act(observations)
+        close = torch.allclose(actions, again, atol=1e-4)
+        assert close, "adapt: it depends on the order of transitions; else set order_invariant = False"
+    if algorithm.deterministic:
+        one = algorithm.adapt(_take(context, slice(2, 3))).act(observations[2:3])
+        assert torch.allclose(one, actions[2:3], atol=1e-4), "adapt: a task's actions depend on the tasks beside it"
+    algorithm.adapt(_context(algorithm, 1, 1)).act(observations[:1])
+    for name in ("observations", "actions", "rewards", "next_observations"):
+        broken = replace(context, **{name: getattr(context, name) * torch.nan})
+        try:
+            algorithm.adapt(broken)
+        except ValueError as error:
+            assert name in str(error), f"adapt: the error for NaN in {name} does not name it; {ADVICE}"
+        else:
+            raise AssertionError(f"adapt: it takes NaN in {name}; {ADVICE}")
+
+
+def _check_prior(algorithm: Algorithm) -> None:
+    generator = torch.Generator(algorithm.device).manual_seed(0)
+    try:
+        policy = algorithm.prior(EVALUATED_TASKS, generator)
+    except NotImplementedError:
+        return
+    actions = policy.act(torch.zeros(EVALUATED_TASKS, algorithm.problem.observation_dim, device=algorithm.device))
+    assert torch.isfinite(actions).all() and actions.abs().max() <= 1, "prior: actions are not within [-1, 1]"
+
+
+def _context(algorithm: Algorithm, tasks: int, size: int) -> Context:
+    return random_context(algorithm.problem, tasks, size, privileged=algorithm.privileged, device=algorithm.device)
+
+
+def _take(context: Context, tasks: slice, order: Tensor | slice = slice(None)) -> Context:
+    """The context of some tasks, transitions in another order."""
+    columns = ("observations", "actions", "rewards", "next_observations")
+    of_tasks = {
+        name: getattr(context, name)[tasks]
+        for name in ("task_parameters", "task_ids")
+        if getattr(context, name) is not None
+    }
+    return Context(**{name: getattr(context, name)[tasks][:, order] for name in columns}, **of_tasks)
+
+
+def _optimizers(algorithm: Algorithm) -> list[torch.optim.Optimizer]:
+    return [value for value in vars(algorithm).values() if isinstance(value, torch.optim.Optimizer)]
+
+
+def _parameters(algorithm: Algorithm) -> Iterator[tuple[str, nn.Parameter]]:
+    for attribute, value in vars(algorithm).items():
+        if isinstance(value, nn.Module):
+            yield from ((f"{attribute}.{name}", parameter) for name, parameter in value.named_parameters())
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two nested states are the same, bit by bit."""
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_equal(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return first == second

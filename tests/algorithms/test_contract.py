@@ -1,0 +1,76 @@
+"""Every method of the package keeps the contract, and `check_algorithm` notices those that do not."""
+
+import pytest
+import torch
+
+from omrlbench.algorithms.algorithm import Problem
+from omrlbench.algorithms.bc import BehaviorCloning
+from omrlbench.algorithms.brac import LatentPolicy
+from omrlbench.registry import ALGORITHMS, VARIANTS, algorithm_class, variant_values
+from omrlbench.testing import PROBLEM, SMALL, check_algorithm
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+POINT_ROBOT = Problem(observation_dim=2, action_dim=2, task_dim=2, n_train_tasks=6, env="sparse_point_robot")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", [*ALGORITHMS, *VARIANTS])
+def test_every_method_keeps_the_contract(name, device):
+    method = algorithm_class(name)
+    config = method.Config(**SMALL | variant_values(name))
+    check_algorithm(method, config, POINT_ROBOT if name == "expert_policy" else PROBLEM, device)
+
+
+class Forgetful(BehaviorCloning):
+    """Breaks one rule, by `fault`."""
+
+    fault = ""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        if self.fault == "unseeded":
+            self.hidden = [0.0]
+        if self.fault == "idle":
+            self.idle = torch.nn.Linear(2, 2)
+            self.idle_optimizer = torch.optim.Adam(self.idle.parameters())
+
+    def update(self, batch):
+        metrics = super().update(batch)
+        if self.fault == "unseeded":
+            self.actor[0].bias.data += 1e-3 * torch.rand(())
+        if self.fault == "attached":
+            metrics["extra"] = next(self.actor.parameters()).sum()
+        return metrics
+
+    def adapt(self, context):
+        if self.fault == "learns":
+            self.codes += 1
+        if self.fault == "takes nan":
+            return LatentPolicy(self.actor, self.embed(context))
+        policy = super().adapt(context)
+        if self.fault == "ordered":
+            policy.z = policy.z + context.rewards[:, :1]
+        if self.fault == "mixes tasks":
+            policy.z = policy.z + policy.z.mean(0)
+        if self.fault == "unbounded":
+            policy.act = lambda observations: 3 * torch.ones(len(observations), 2)
+        return policy
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("unseeded", "does not go on as one that never stopped"),
+        ("idle", "idle.weight is in an optimiser and did not change"),
+        ("attached", "'extra' is not a detached scalar"),
+        ("learns", "adapt: it changed the learner"),
+        ("takes nan", "takes NaN in observations"),
+        ("ordered", "depends on the order of transitions"),
+        ("mixes tasks", "depend on the tasks beside it"),
+        ("unbounded", r"not within \[-1, 1\]"),
+    ],
+)
+def test_a_broken_rule_is_named(monkeypatch, fault, message):
+    monkeypatch.setattr(Forgetful, "fault", fault)
+    with pytest.raises(AssertionError, match=message):
+        check_algorithm(Forgetful)

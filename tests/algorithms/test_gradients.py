@@ -1,0 +1,98 @@
+"""Which parameters each loss moves, for every method of the package."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from omrlbench.algorithms.brac import BRAC
+from omrlbench.algorithms.networks import frozen
+from omrlbench.registry import ALGORITHMS, VARIANTS, algorithm_class, variant_values
+from omrlbench.testing import PROBLEM, SMALL, random_batch
+
+BRAC_METHODS = [name for name in (*ALGORITHMS, *VARIANTS) if issubclass(algorithm_class(name), BRAC)]
+COUPLED = {"focal_coupled", "batch_pearl", "batch_pearl_brac"}
+
+
+def fresh(name, **changes):
+    method = algorithm_class(name)
+    known = {key: value for key, value in {"width": 16, "encoder_width": 16, "latent_dim": 3}.items()}
+    fields = method.Config.__dataclass_fields__
+    values = SMALL | {key: value for key, value in known.items() if key in fields} | variant_values(name)
+    return method(PROBLEM, replace(method.Config(**values), **changes), seed=0)
+
+
+def moved_by(algorithm, loss):
+    """The modules, of those that are trained, that get a gradient from `loss`."""
+    modules = {name: value for name, value in vars(algorithm).items() if isinstance(value, nn.Module)}
+    for module in modules.values():
+        module.zero_grad()
+    loss.backward()
+    return {
+        name
+        for name, module in modules.items()
+        if any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+    }
+
+
+def transitions(algorithm):
+    """s, a, r, s', terminated of as many transitions as there are codes."""
+    batch = random_batch(algorithm)
+    columns = (batch.observations, batch.actions, batch.rewards, batch.next_observations, batch.terminated)
+    return batch, [column[:, 0] for column in columns]
+
+
+@pytest.mark.parametrize("name", BRAC_METHODS)
+def test_losses_of_the_actor_critic_move_their_own_networks(name):
+    algorithm = fresh(name)
+    batch, (s, a, r, s_next, terminated) = transitions(algorithm)
+    codes, encoder_loss, _ = algorithm.infer(batch)
+    if algorithm.encoder:
+        assert moved_by(algorithm, encoder_loss) == {"encoder"}
+        codes, _, _ = algorithm.infer(batch)
+    attached = codes if algorithm.coupled else codes.detach()
+    critic_loss = algorithm.critic_loss(s, a, r, s_next, terminated, attached, algorithm.alpha)
+    assert moved_by(algorithm, critic_loss) == ({"critics", "encoder"} if name in COUPLED else {"critics"})
+    z = codes.detach()
+    with frozen(*filter(None, [algorithm.critics, algorithm.discriminator])):
+        actor_loss, _ = algorithm.actor_loss(s, a, z, algorithm.alpha)
+        assert moved_by(algorithm, actor_loss) == {"actor"}
+    if algorithm.discriminator:
+        discriminator_loss, _ = algorithm.discriminator_loss(s, a * 0.5, a, z)
+        assert moved_by(algorithm, discriminator_loss) == {"discriminator"}
+
+
+@pytest.mark.parametrize("regularization", ["value_penalty", "policy"])
+@pytest.mark.parametrize("name", ["focal", "focal_coupled"])
+def test_coupled_gradients_reach_the_encoder_in_an_update_and_decoupled_ones_do_not(name, regularization):
+    algorithm = fresh(name, metric_weight=0.0, regularization=regularization)
+    before = [p.detach().clone() for p in algorithm.encoder.parameters()]
+    algorithm.update(random_batch(algorithm))
+    moved = any(not torch.equal(b, p) for b, p in zip(before, algorithm.encoder.parameters(), strict=True))
+    assert moved == (name == "focal_coupled")
+
+
+def test_the_metric_loss_reaches_the_coupled_encoder_too():
+    with_metric, without = (fresh("focal_coupled", metric_weight=weight) for weight in (1.0, 0.0))
+    for algorithm in (with_metric, without):
+        algorithm.update(random_batch(algorithm))
+    first, second = (torch.cat([p.flatten() for p in a.encoder.parameters()]) for a in (with_metric, without))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", BRAC_METHODS)
+def test_targets_follow_and_get_no_gradient(name):
+    algorithm = fresh(name)
+    old = [p.clone() for p in algorithm.target.parameters()]
+    algorithm.update(random_batch(algorithm))
+    for target, before, online in zip(algorithm.target.parameters(), old, algorithm.critics.parameters(), strict=True):
+        assert target.grad is None and not target.requires_grad
+        torch.testing.assert_close(target, before + algorithm.config.target_rate * (online - before))
+
+
+def test_behaviour_cloning_moves_the_actor_and_the_metric_loss_the_encoder():
+    algorithm = fresh("bc")
+    batch, (s, a, *_) = transitions(algorithm)
+    z = algorithm.embed(batch.contexts[0])
+    assert moved_by(algorithm, algorithm.cloning_loss(s, a, z.detach())) == {"actor"}
