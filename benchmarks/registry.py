@@ -21,6 +21,7 @@ GROUP = "omrlbench.algorithms"
 ALGORITHMS: dict[str, str] = {
     "focal": "omrlbench.algorithms.focal:Focal",
     "batch_pearl": "omrlbench.algorithms.batch_pearl:BatchPearl",
+    "contextual_bcq": "omrlbench.algorithms.contextual_bcq:ContextualBCQ",
     "bc": "omrlbench.algorithms.bc:BehaviorCloning",
     "no_context": "omrlbench.algorithms.no_context:NoContext",
     "oracle_task": "omrlbench.algorithms.oracle_task:OracleTask",

@@ -33,14 +33,24 @@ LOCOMOTION = BehaviorConfig(
     critic_width=256,
     learning_rate=5e-4,
 )
-TWO_TASKS = replace(LOCOMOTION, members_per_task=16, batch_size=128, actor_width=192)
+TWO_TASKS = replace(
+    LOCOMOTION,
+    members_per_task=16,
+    updates_per_step=4,
+    decay_steps=4000,
+    checkpoint_every=1000,
+    batch_size=128,
+    actor_width=192,
+)
 BEHAVIOR_CONFIGS = {  # of the shipped checkpoints
     "point_robot": BehaviorConfig(),
     "point_robot_wind": BehaviorConfig(steps=10_000, target_entropy=-2.0),
     "cheetah_vel": replace(LOCOMOTION, steps=7200, updates_per_step=12),
-    "cheetah_fwd_back": replace(TWO_TASKS, steps=40_000, updates_per_step=4, checkpoint_every=1000),
-    "ant_fwd_back": replace(TWO_TASKS, steps=50_000, updates_per_step=4, checkpoint_every=1000),
-    "walker_params": replace(LOCOMOTION, steps=16_400, updates_per_step=10),
+    "cheetah_fwd_back": replace(TWO_TASKS, steps=26_000),
+    "ant_fwd_back": replace(
+        TWO_TASKS, steps=20_000, batch_size=256, learning_rate=7e-4, target_rate=0.02, discount=0.98
+    ),
+    "walker_params": replace(LOCOMOTION, steps=24_000, decay_steps=4000, updates_per_step=10),
 }
 
 

@@ -52,6 +52,17 @@ def test_training_repeats_bitwise_and_goes_on_from_a_checkpoint_as_if_it_had_nev
         assert torch.equal(weight, resumed.policy.actor.state_dict()[name])
 
 
+def test_learning_rates_fall_to_zero_over_the_last_steps():
+    rates = {}
+    training = BehaviorTraining(WIND, "per_task", replace(SMALL, decay_steps=30, learning_rate=0.6))
+    training.run(
+        lambda step: rates.update({step: {g["lr"] for o in training.agent.optimizers for g in o.param_groups}}),
+        lambda now: None,
+    )
+    assert rates[25] == rates[30] == {0.6}
+    assert [*rates[45]] == pytest.approx([0.3]) and rates[60] == {0.0}
+
+
 def test_members_of_a_task_fill_its_replay_and_early_ends_are_terminal():
     config = BehaviorConfig(**{**vars(SMALL), "members_per_task": 3, "random_steps": 60})
     training = BehaviorTraining(WALKER, "conditioned", config)
