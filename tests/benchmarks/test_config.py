@@ -7,11 +7,8 @@ import pytest
 from omrlbench import config, registry
 from omrlbench.config import TrainingConfig, convert, explain, resolve
 from omrlbench.data import store
-from omrlbench.data.checkpoints import checkpoints_path
 from omrlbench.envs.registry import META_ENVS
 from omrlbench.errors import BenchError
-
-READY = [name for name, spec in META_ENVS.items() if checkpoints_path(spec, spec.behavior_kind).exists()]
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +81,7 @@ def test_a_misspelt_training_key_in_a_budget_is_an_error(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("budget", config.budget_names())
-@pytest.mark.parametrize("env", READY)
+@pytest.mark.parametrize("env", META_ENVS)
 def test_shipped_budgets_resolve(budget, env):
     assert resolve(env, "focal", budget=budget).budget == budget
 
