@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+LAST_STAGE = "train"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -125,12 +127,28 @@ class Algorithm(ABC):
 
     def __init__(self, problem: Problem, config: AlgorithmConfig, seed: int, device: str = "cpu"):
         self.problem, self.config, self.device = problem, config, torch.device(device)
+        self.stage = LAST_STAGE  # set by the loop
         self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """The updates of each stage before the last by name, in order; in the last are the run's own `steps`."""
+        return {}
+
+    @property
+    def tasks_per_batch(self) -> int:
+        """How many tasks `update` wants in this stage."""
+        return self.config.meta_batch
 
     @property
     def transitions_per_task(self) -> int:
         """How many transitions per task `update` wants; more than `batch_size` where it needs fresh ones inside."""
         return self.config.batch_size
+
+    @property
+    def context_per_task(self) -> int:
+        """How many transitions each of the two contexts of a task has that `update` wants."""
+        return self.config.context_size
 
     @abstractmethod
     def update(self, batch: MetaBatch) -> dict[str, Tensor]:

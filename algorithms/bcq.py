@@ -6,10 +6,13 @@ all, and inputs are (members, batch, features). `features` stands for what condi
 and task embedding. The numbers are those of MBML's program (facts A.1).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omrlbench.algorithms.algorithm import Policy
 from omrlbench.algorithms.networks import ensemble_mlp
 
 PERTURBATION = 0.05  # largest change of a decoded action
@@ -21,14 +24,28 @@ LOG_STD_RANGE = (-4.0, 15.0)  # of the encoder
 KL_WEIGHT = 0.5
 
 
-class ActionVAE(nn.Module):
-    """Encoder (features, a) -> latent Gaussian, decoder (features, latent) -> a."""
+class ActionDecoder(nn.Module):
+    """(features, latent) -> a."""
 
     def __init__(self, members: int, features: int, action_dim: int, hidden: tuple[int, ...]):
         super().__init__()
         self.latent_dim = LATENTS_PER_ACTION * action_dim
-        self.encoder = ensemble_mlp(members, features + action_dim, hidden, 2 * self.latent_dim)
         self.decoder = ensemble_mlp(members, features + self.latent_dim, hidden, action_dim)
+
+    def decode(self, features: Tensor, latent: Tensor) -> Tensor:
+        return self.decoder(torch.cat([features, latent], -1)).tanh()
+
+    def sample(self, features: Tensor, noise: Tensor) -> Tensor:
+        """Actions like the data's; `noise` (members, batch, latent), standard normal, is clipped."""
+        return self.decode(features, noise.clamp(-LATENT_RANGE, LATENT_RANGE))
+
+
+class ActionVAE(ActionDecoder):
+    """An encoder (features, a) -> latent Gaussian beside the decoder."""
+
+    def __init__(self, members: int, features: int, action_dim: int, hidden: tuple[int, ...]):
+        super().__init__(members, features, action_dim, hidden)
+        self.encoder = ensemble_mlp(members, features + action_dim, hidden, 2 * self.latent_dim)
 
     def loss(self, features: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
         """Reconstruction plus KL to N(0, I), both averaged over batch and dimensions, summed over members.
@@ -41,13 +58,6 @@ class ActionVAE(nn.Module):
         reconstruction = (decoded - actions).square().mean((1, 2))
         kl = -0.5 * (1 + 2 * log_std - mean.square() - (2 * log_std).exp()).mean((1, 2))
         return (reconstruction + KL_WEIGHT * kl).sum()
-
-    def decode(self, features: Tensor, latent: Tensor) -> Tensor:
-        return self.decoder(torch.cat([features, latent], -1)).tanh()
-
-    def sample(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Actions like the data's; `noise` (members, batch, latent), standard normal, is clipped."""
-        return self.decode(features, noise.clamp(-LATENT_RANGE, LATENT_RANGE))
 
 
 def perturbation(members: int, features: int, action_dim: int, hidden: tuple[int, ...]) -> nn.Sequential:
@@ -84,3 +94,24 @@ def best_of_candidates(values: Tensor) -> Tensor:
 def q_loss(q: Tensor, backup: Tensor) -> Tensor:
     """Squared errors of both critics (2, members, batch), averaged over the batch and summed over the rest."""
     return F.mse_loss(q, backup.expand_as(q), reduction="none").mean(-1).sum()
+
+
+class CandidatePolicy(Policy):
+    """The perturbed decoded candidate of the largest value, given z (n, latent).
+
+    `value` maps (1, batch, features) and actions to (1, batch). The decoder's latents are the same in every task and
+    step, so that an action depends on observation and z alone.
+    """
+
+    def __init__(self, decoder: ActionDecoder, change: nn.Module, value: Callable[[Tensor, Tensor], Tensor], z: Tensor):
+        self.decoder, self.change, self.value, self.z = decoder, change, value, z
+        generator = torch.Generator(z.device).manual_seed(0)
+        self.noise = torch.randn(CANDIDATES, decoder.latent_dim, generator=generator, device=z.device)
+
+    @torch.no_grad()
+    def act(self, observations: Tensor) -> Tensor:
+        rows = candidates(torch.cat([observations, self.z], -1)[None])
+        decoded = self.decoder.sample(rows, self.noise.repeat(len(observations), 1)[None])
+        actions = perturbed(self.change, rows, decoded)
+        best = self.value(rows, actions)[0].unflatten(0, (-1, CANDIDATES)).argmax(-1)
+        return actions[0].unflatten(0, (-1, CANDIDATES))[torch.arange(len(best), device=best.device), best]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from omrlbench.algorithms.algorithm import Algorithm, AlgorithmConfig, Context, MetaBatch, Policy, require
 from omrlbench.algorithms.bcq import (
-    CANDIDATES,
     ActionVAE,
+    CandidatePolicy,
     best_of_candidates,
     candidates,
     perturbation,
@@ -131,34 +131,16 @@ class ContextualBCQ(Algorithm):
     @torch.no_grad()
     def adapt(self, context: Context) -> Policy:
         context.check_finite()
-        return CandidatePolicy(self, self.embed(context))
+        return self.policy(self.embed(context))
+
+    def policy(self, z: Tensor) -> Policy:
+        return CandidatePolicy(self.vae, self.perturbation, lambda *inputs: twin_q(self.critics, *inputs)[0], z)
 
     @torch.no_grad()
     def prior(self, n: int, generator: torch.Generator) -> Policy:
         """Policies given z drawn from N(0, I)."""
-        z = torch.randn(n, self.config.latent_dim, generator=generator, device=self.device)
-        return CandidatePolicy(self, z)
+        return self.policy(torch.randn(n, self.config.latent_dim, generator=generator, device=self.device))
 
     def exported(self) -> dict[str, nn.Module]:
         networks = {"critics": self.critics, "perturbation": self.perturbation}
         return {"encoder": self.encoder, "decoder": self.vae.decoder} | networks
-
-
-class CandidatePolicy(Policy):
-    """The candidate that the first critic values most, given z.
-
-    The decoder's latents are the same in every task and step, so that an action depends on observation and z alone.
-    """
-
-    def __init__(self, learner, z: Tensor):
-        self.learner, self.z = learner, z
-        generator = torch.Generator(z.device).manual_seed(0)
-        self.noise = torch.randn(CANDIDATES, learner.vae.latent_dim, generator=generator, device=z.device)
-
-    @torch.no_grad()
-    def act(self, observations: Tensor) -> Tensor:
-        rows = candidates(torch.cat([observations, self.z], -1)[None])
-        decoded = self.learner.vae.sample(rows, self.noise.repeat(len(observations), 1)[None])
-        actions = perturbed(self.learner.perturbation, rows, decoded)
-        best = twin_q(self.learner.critics, rows, actions)[0].unflatten(1, (-1, CANDIDATES)).argmax(-1)[0]
-        return actions[0].unflatten(0, (-1, CANDIDATES))[torch.arange(len(best), device=best.device), best]

@@ -29,15 +29,26 @@ def mean_of_codes(outputs: Tensor) -> Tensor:
     return outputs.tanh().mean(1)
 
 
-def product_of_gaussians(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (n, latent) of the product of the transitions' Gaussian factors (PEARL, Eq. 3).
+def product_of_gaussians(outputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and variance (..., latent) of the product of the transitions' Gaussian factors (PEARL, Eq. 3).
 
-    `outputs` (n, k, 2 latent) holds each factor's mean and, before softplus, its variance.
+    `outputs` (..., k, 2 latent) holds each factor's mean and, before softplus, its variance. Only those where `mask`
+    (..., k) is true take part; of none the product is N(0, I).
     """
     means, variances = outputs.chunk(2, -1)
     precisions = 1 / F.softplus(variances).clamp(min=SMALLEST_VARIANCE)
-    variance = 1 / precisions.sum(1)
-    return variance * (precisions * means).sum(1), variance
+    if mask is not None:
+        precisions = precisions * mask[..., None]
+    precision = precisions.sum(-2)
+    if mask is not None:
+        precision = torch.where(mask.any(-1, keepdim=True), precision, 1.0)
+    return (precisions * means).sum(-2) / precision, 1 / precision
+
+
+def kl_divergence(mean: Tensor, variance: Tensor, other_mean: Tensor, other_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(other_mean, other_variance)) summed over the last axis."""
+    ratio = variance / other_variance
+    return 0.5 * (ratio + (mean - other_mean).square() / other_variance - 1 - ratio.log()).sum(-1)
 
 
 def kl_to_standard_normal(mean: Tensor, variance: Tensor) -> Tensor:

@@ -32,6 +32,16 @@ def ensemble_mlp(members: int, in_features: int, hidden: Sequence[int], out_feat
     return _stack(lambda i, o: EnsembleLinear(members, i, o), in_features, hidden, out_features)
 
 
+def some_members(network: nn.Sequential, members: Tensor, inputs: Tensor) -> Tensor:
+    """The networks `members` (n,) of an ensemble on inputs (n, batch, in): (n, batch, out)."""
+    for layer in network:
+        if isinstance(layer, EnsembleLinear):
+            inputs = torch.baddbmm(layer.bias[members], inputs, layer.weight[members])
+        else:
+            inputs = layer(inputs)
+    return inputs
+
+
 def mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.Sequential:
     """A ReLU network: (..., in) -> (..., out)."""
     return _stack(nn.Linear, in_features, hidden, out_features)

@@ -46,8 +46,10 @@ class Bar:
         self.console.print(line, soft_wrap=True)
 
     def training(self, now: "TrainingProgress") -> None:
-        """Show the first loss of the method, the last score and the speed."""
+        """Show the stage where there are several, the first loss of the method, the last score and the speed."""
         parts = ["score -" if now.score is None else f"score {now.score:.2f}"]
+        if now.stage is not None:
+            parts = [now.stage]
         if self.wide:
             losses = [f"{name} {value:.3g}" for name, value in now.metrics.items() if name.endswith("loss")]
             parts = [*losses[:1], *parts, f"{now.steps_per_second:.0f} steps/s"]

@@ -22,6 +22,7 @@ ALGORITHMS: dict[str, str] = {
     "focal": "omrlbench.algorithms.focal:Focal",
     "batch_pearl": "omrlbench.algorithms.batch_pearl:BatchPearl",
     "contextual_bcq": "omrlbench.algorithms.contextual_bcq:ContextualBCQ",
+    "mbml": "omrlbench.algorithms.mbml:MBML",
     "bc": "omrlbench.algorithms.bc:BehaviorCloning",
     "no_context": "omrlbench.algorithms.no_context:NoContext",
     "oracle_task": "omrlbench.algorithms.oracle_task:OracleTask",

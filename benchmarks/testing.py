@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omrlbench.algorithms.algorithm import Algorithm, AlgorithmConfig, Context, MetaBatch, Problem
+from omrlbench.algorithms.algorithm import LAST_STAGE, Algorithm, AlgorithmConfig, Context, MetaBatch, Problem
 
 PROBLEM = Problem(observation_dim=3, action_dim=2, task_dim=2, n_train_tasks=6)
 SMALL = {"meta_batch": 4, "batch_size": 8, "context_size": 5}
@@ -37,10 +37,10 @@ def random_context(
 
 def random_batch(algorithm: Algorithm, seed: int = 0, terminated: float = 0.0) -> MetaBatch:
     """A meta-batch of random transitions in the sizes that `algorithm` asks for."""
-    problem, config, device = algorithm.problem, algorithm.config, algorithm.device
+    problem, device = algorithm.problem, algorithm.device
     g = torch.Generator().manual_seed(seed)
-    tasks, size = config.meta_batch, algorithm.transitions_per_task
-    contexts = [random_context(problem, tasks, config.context_size, seed + k, device=device) for k in (1, 2)]
+    tasks, size = algorithm.tasks_per_batch, algorithm.transitions_per_task
+    contexts = [random_context(problem, tasks, algorithm.context_per_task, seed + k, device=device) for k in (1, 2)]
     observations, next_observations = torch.randn(2, tasks, size, problem.observation_dim, generator=g).to(device)
     return MetaBatch(
         tasks=torch.randperm(problem.n_train_tasks, generator=g)[:tasks],
@@ -75,17 +75,23 @@ def check_algorithm(
     _check_update(fresh())
     _check_repetition(fresh)
     trained = fresh()
-    for k in range(UPDATES):
-        trained.update(random_batch(trained, seed=k))
+    list(_updates(trained))
     _check_adapt(trained)
     _check_prior(trained)
+
+
+def _updates(algorithm: Algorithm, first: int = 0, last: int | None = None) -> Iterator[dict[str, Tensor]]:
+    """The metrics of UPDATES updates in each stage, or of those from `first` to before `last` over all stages."""
+    steps = [(stage, k) for stage in (*algorithm.stages, LAST_STAGE) for k in range(UPDATES)]
+    for stage, k in steps[first:last]:
+        algorithm.stage = stage
+        yield algorithm.update(random_batch(algorithm, seed=k))
 
 
 def _check_update(algorithm: Algorithm) -> None:
     held = {id(p) for optimizer in _optimizers(algorithm) for group in optimizer.param_groups for p in group["params"]}
     before = {name: p.detach().clone() for name, p in _parameters(algorithm)}
-    for k in range(UPDATES):
-        metrics = algorithm.update(random_batch(algorithm, seed=k))
+    for metrics in _updates(algorithm):
         for name, value in metrics.items():
             scalar = isinstance(value, Tensor) and value.ndim == 0 and not value.requires_grad
             assert scalar, f"update: the metric {name!r} is not a detached scalar tensor"
@@ -99,15 +105,12 @@ def _check_update(algorithm: Algorithm) -> None:
 
 
 def _check_repetition(fresh: Any) -> None:
-    whole, first = fresh(), fresh()
-    for k in range(UPDATES):
-        whole.update(random_batch(whole, seed=k))
-    for k in range(UPDATES // 2):
-        first.update(random_batch(first, seed=k))
-    resumed = fresh(seed=1)
+    whole, first, resumed = fresh(), fresh(), fresh(seed=1)
+    middle = UPDATES * (1 + len(whole.stages)) // 2
+    list(_updates(whole))
+    list(_updates(first, last=middle))
     resumed.load_state_dict(copy.deepcopy(first.state_dict()))
-    for k in range(UPDATES // 2, UPDATES):
-        resumed.update(random_batch(resumed, seed=k))
+    list(_updates(resumed, first=middle))
     assert _equal(whole.state_dict(), resumed.state_dict()), (
         "resume: a learner that was saved and loaded does not go on as one that never stopped; "
         "draw noise from self.generator and keep all state in attributes"

@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from omrlbench.algorithms.algorithm import Algorithm, Problem
+from omrlbench.algorithms.algorithm import LAST_STAGE, Algorithm, Problem
 from omrlbench.config import RunConfig
 from omrlbench.data.dataset import MetaBatchSampler, MultiTaskDataset
 from omrlbench.data.identity import make_command
@@ -50,6 +50,7 @@ CONTEXTS_PER_TASK = 10  # embedded for the picture of the task space
 class Progress:
     """Where a run is. `metrics` are means since the last evaluation; `score` is the last one of the curve."""
 
+    stage: str | None  # that `step` and `steps` are of; None for the last
     step: int
     steps: int
     metrics: dict[str, float]
@@ -94,7 +95,7 @@ def run(
         with deterministic(), StopSignal() as stop:
             training = TrainingRun(config, on_device(dataset.for_learning(), config.training.device), path)
             if training.resume():
-                on_message(f"resuming at step {training.step} of {config.training.steps}")
+                on_message(f"resuming at {training.place()}")
             record = training.complete(stop, on_progress, argv)
     if record.status == "diverged":
         on_message(f"diverged: {record.result['message']}")
@@ -218,11 +219,11 @@ class MetricMeans:
         self.totals, self.counts = state["totals"], state["counts"]
 
 
-def check_losses(means: dict[str, float], step: int) -> None:
-    """Raise Diverged if a mean loss is not finite or has exploded."""
+def check_losses(means: dict[str, float], place: str) -> None:
+    """Raise Diverged, naming the `place`, if a mean loss is not finite or has exploded."""
     for name, value in means.items():
         if name.endswith("loss") and not abs(value) < LOSS_LIMIT:
-            raise Diverged(f"{name} is {value:.3g} at step {step}")
+            raise Diverged(f"{name} is {value:.3g} at {place}")
 
 
 class TrainingRun:
@@ -237,13 +238,14 @@ class TrainingRun:
             "content": dataset.metadata["content_sha256"],
         }
         self.algorithm = make_algorithm(config, dataset)
-        self.sampler = make_sampler(config, dataset, self.algorithm)
+        self.stages = self.algorithm.stages | {LAST_STAGE: config.training.steps}
+        self.batches = generator(config.seed, Stream.BATCHES)
         self.means = MetricMeans()
-        self.step = 0
+        self.begin_stage(next(iter(self.stages)))
         self.curve: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.sittings: list[dict[str, Any]] = []
-        self.began, self.first_step = time.monotonic(), 0
+        self.began, self.first_update = time.monotonic(), 0
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
     def resume(self) -> bool:
@@ -256,11 +258,13 @@ class TrainingRun:
             raise BenchError(f"cannot read {self.checkpoint}, delete it to start again") from error
         if state["identity"] != self.identity:
             raise BenchError(f"{self.checkpoint} is of another config, revision or dataset; delete it to start again")
+        self.begin_stage(state["stage"])
         self.algorithm.load_state_dict(state["algorithm"])
-        self.sampler.generator.bit_generator.state = state["batches"]
+        self.batches.bit_generator.state = state["batches"]
         torch.set_rng_state(state["torch"])
         self.means.load_state_dict(state["means"])
-        self.step = self.first_step = state["step"]
+        self.step = state["step"]
+        self.first_update = self.updates
         self.curve, self.evaluations, self.sittings = state["curve"], state["evaluations"], state["sittings"]
         return True
 
@@ -268,9 +272,10 @@ class TrainingRun:
         state = {
             "identity": self.identity,
             "algorithm": self.algorithm.state_dict(),
-            "batches": self.sampler.generator.bit_generator.state,
+            "batches": self.batches.bit_generator.state,
             "torch": torch.get_rng_state(),
             "means": self.means.state_dict(),
+            "stage": self.stage,
             "step": self.step,
             "curve": self.curve,
             "evaluations": self.evaluations,
@@ -303,25 +308,49 @@ class TrainingRun:
                 file.unlink(missing_ok=True)
         return record
 
+    def begin_stage(self, stage: str) -> None:
+        self.stage = self.algorithm.stage = stage
+        self.step, self.steps = 0, self.stages[stage]
+        self.sampler = make_sampler(self.config, self.dataset, self.algorithm, self.batches)
+
+    @property
+    def updates(self) -> int:
+        """So far, over all stages."""
+        names = list(self.stages)
+        return sum(self.stages[name] for name in names[: names.index(self.stage)]) + self.step
+
     def train(self, stop: StopSignal, on_progress: Callable[[Progress], None]) -> None:
+        for stage in list(self.stages)[list(self.stages).index(self.stage) :]:
+            if stage != self.stage:
+                self.begin_stage(stage)
+            self.train_stage(stop, on_progress)
+
+    def train_stage(self, stop: StopSignal, on_progress: Callable[[Progress], None]) -> None:
         training = self.config.training
-        while self.step < training.steps:
+        while self.step < self.steps:
             if training.learning_rate_decay == "linear":
-                self.algorithm.scale_learning_rates(1 - self.step / training.steps)
+                self.algorithm.scale_learning_rates(1 - self.step / self.steps)
             self.means.add(self.algorithm.update(self.sampler.sample()))
             self.step += 1
-            evaluation_due = self.step % training.eval_interval == 0 or self.step == training.steps
-            if evaluation_due or self.step % CHECK_INTERVAL == 0:
+            ended = self.step == self.steps
+            interval_ended = self.step % training.eval_interval == 0 or ended
+            if interval_ended or self.step % CHECK_INTERVAL == 0:
                 means = self.means.values()
-                check_losses(means, self.step)
-                if evaluation_due:
+                check_losses(means, self.place())
+                if interval_ended and self.stage == LAST_STAGE:
                     self.evaluate(means)
+                elif interval_ended:
+                    self.means.reset()
                 on_progress(self.progress(means))
             if stop.requested:
                 self.save()
-                raise Interrupted(f"stopped at step {self.step} of {training.steps}; the same command resumes")
-            if self.step % training.checkpoint_interval == 0:
+                raise Interrupted(f"stopped at {self.place()}; the same command resumes")
+            if self.step % training.checkpoint_interval == 0 or ended:
                 self.save()
+
+    def place(self) -> str:
+        stage = "" if self.stage == LAST_STAGE else f" of stage {self.stage}"
+        return f"step {self.step} of {self.steps}{stage}"
 
     def evaluate(self, means: dict[str, float]) -> None:
         """Add a point to the curve; the last ones also measure the split that gives the run its score.
@@ -347,8 +376,9 @@ class TrainingRun:
 
     def progress(self, means: dict[str, float]) -> Progress:
         score = self.curve[-1]["score"] if self.curve else None
-        rate = (self.step - self.first_step) / (time.monotonic() - self.began)
-        return Progress(self.step, self.config.training.steps, means, score, rate)
+        rate = (self.updates - self.first_update) / (time.monotonic() - self.began)
+        stage = None if self.stage == LAST_STAGE else self.stage
+        return Progress(stage, self.step, self.steps, means, score, rate)
 
     def finished_result(self) -> dict[str, Any]:
         scores = [e["score"] for e in self.evaluations if e["protocol"] == HEADLINE_PROTOCOL]
@@ -372,13 +402,13 @@ class TrainingRun:
         seconds = time.monotonic() - self.began
         return [
             *self.sittings,
-            {"started": self.started, "seconds": seconds, "steps": self.step - self.first_step},
+            {"started": self.started, "seconds": seconds, "steps": self.updates - self.first_update},
         ]
 
     def times(self) -> dict[str, Any]:
         sittings = self.all_sittings()
         seconds = sum(sitting["seconds"] for sitting in sittings)
-        return {"sittings": sittings, "wall_seconds": seconds, "steps_per_second": self.step / seconds}
+        return {"sittings": sittings, "wall_seconds": seconds, "steps_per_second": self.updates / seconds}
 
     def write_artefacts(self) -> list[str]:
         """Keep what pictures and videos need beside the record, where it is small; the names of the files."""
@@ -442,15 +472,18 @@ def make_algorithm(config: RunConfig, dataset: MultiTaskDataset) -> Algorithm:
     return algorithm_class(config.algo)(problem, config.algorithm, seed, config.training.device)
 
 
-def make_sampler(config: RunConfig, dataset: MultiTaskDataset, algorithm: Algorithm) -> MetaBatchSampler:
+def make_sampler(
+    config: RunConfig, dataset: MultiTaskDataset, algorithm: Algorithm, batches: np.random.Generator
+) -> MetaBatchSampler:
+    """What draws the meta-batches that `algorithm` asks for in its stage, from the stream `batches`."""
     sampler = MetaBatchSampler(
         dataset,
         rl_reward=config.training.rl_reward,
-        meta_batch=config.algorithm.meta_batch,
+        meta_batch=algorithm.tasks_per_batch,
         transitions=algorithm.transitions_per_task,
-        context_size=config.algorithm.context_size,
+        context_size=algorithm.context_per_task,
         privileged=algorithm.privileged,
-        generator=generator(config.seed, Stream.BATCHES),
+        generator=batches,
     )
     if sampler.task_parameters is not None:
         sampler.task_parameters = sampler.task_parameters.to(config.training.device)

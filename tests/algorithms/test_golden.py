@@ -1,4 +1,4 @@
-"""A method's numbers change only together with its revision: 50 updates against the stored ones.
+"""A method's numbers change only together with its revision: 50 updates of each stage against the stored ones.
 
 After bumping `revision` in the method's class, or adding a method, store anew:
 `python tests/algorithms/test_golden.py`.
@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from omrlbench.algorithms.algorithm import LAST_STAGE
 from omrlbench.config import resolve
 from omrlbench.data.store import load_dataset
+from omrlbench.evaluation import Stream, generator
 from omrlbench.registry import ALGORITHMS, VARIANTS
 from omrlbench.training import make_algorithm, make_sampler
 
@@ -26,9 +28,13 @@ def measure(algo: str, data_dir: Path) -> dict:
     config = resolve(ENV, algo, budget="smoke")
     dataset = load_dataset(ENV, data_dir=data_dir)
     algorithm = make_algorithm(config, dataset)
-    sampler = make_sampler(config, dataset, algorithm)
-    for _ in range(UPDATES):
-        metrics = algorithm.update(sampler.sample())
+    batches, metrics = generator(config.seed, Stream.BATCHES), {}
+    for stage in (*algorithm.stages, LAST_STAGE):
+        algorithm.stage = stage
+        sampler = make_sampler(config, dataset, algorithm, batches)
+        for _ in range(UPDATES):
+            latest = algorithm.update(sampler.sample())
+        metrics |= latest
     return {"revisions": config.revisions, "metrics": {name: float(value) for name, value in metrics.items()}}
 
 

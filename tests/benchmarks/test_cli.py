@@ -346,7 +346,7 @@ def test_waiting_for_another_process_that_makes_the_dataset_is_said_once(bench, 
 def test_progress_says_loss_score_and_speed_where_there_is_room(monkeypatch, columns, shown):
     monkeypatch.setenv("COLUMNS", columns)
     with Bar() as bar:
-        bar.training(Progress(50, 100, {"a_loss": 0.5, "alpha": 3.0, "b_loss": 1.0}, 0.25, 80.0))
+        bar.training(Progress(None, 50, 100, {"a_loss": 0.5, "alpha": 3.0, "b_loss": 1.0}, 0.25, 80.0))
         (task,) = bar.progress.tasks
         assert task.description == shown and task.completed == 50 and task.total == 100
 
