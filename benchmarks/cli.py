@@ -23,6 +23,7 @@ FILE_ERRORS = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
 )
 INTERRUPTED = 130
+PARAMETERS_SHOWN = 3  # of a task, at most, beside its return
 PIPE_WIDTH = 160  # columns where the output is no terminal
 
 
@@ -181,13 +182,14 @@ def print_returns(record: "RunRecord") -> None:
     evaluations = [e for e in record.result["evaluations"] if e["protocol"] == "offline"]
     returns = np.mean([e["returns"] for e in evaluations], axis=(0, 2))
     tasks = get_meta_env(name).tasks
+    shown = len(tasks.parameter_names) if len(tasks.parameter_names) <= PARAMETERS_SHOWN else 0
     rows = []
     for task, mean in zip(evaluations[0]["task_ids"], returns, strict=True):
-        rows.append((str(task), ", ".join(f"{value:.3f}" for value in tasks.parameters[task]), f"{mean:.2f}"))
+        rows.append((str(task), *(f"{value:.3f}" for value in tasks.parameters[task][:shown]), f"{mean:.2f}"))
     references = reference_returns(name, split)
     means = (("mean", returns.mean()), ("expert", references.expert), ("random", references.random))
-    rows += [(label, "", f"{value:.2f}") for label, value in means]
-    print_table((f"{split} task", ", ".join(tasks.parameter_names), "return"), rows, numbers=("return",))
+    rows += [(label, *[""] * shown, f"{value:.2f}") for label, value in means]
+    print_table((f"{split} task", *tasks.parameter_names[:shown], "return"), rows, numbers=("return",))
 
 
 @cli.command()
