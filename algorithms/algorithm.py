@@ -158,6 +158,11 @@ class Algorithm(ABC):
     def adapt(self, context: Context) -> Policy:
         """The policy for the tasks that the context comes from. Leaves the learner as it was."""
 
+    @property
+    def bounded(self) -> bool:
+        """Whether embeddings lie in (-1, 1)^latent."""
+        return False
+
     def prior(self, n: int, generator: torch.Generator) -> Policy:
         """Policies for n tasks of which nothing is known yet, for the first episode where context is self-collected.
 

@@ -65,6 +65,10 @@ class BehaviorCloning(Algorithm):
 
     # ------------------------------------------------------------------ contract
 
+    @property
+    def bounded(self) -> bool:
+        return True
+
     def update(self, batch: MetaBatch) -> dict[str, Tensor]:
         c = self.config
         first, second = self.embed(*batch.contexts).chunk(2)

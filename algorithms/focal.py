@@ -94,6 +94,10 @@ class Focal(BRAC):
     def coupled(self) -> bool:
         return self.config.coupled_gradients
 
+    @property
+    def bounded(self) -> bool:
+        return self.config.encoder == "deterministic"
+
     # ------------------------------------------------------------------ task inference
 
     def build_encoder(self):

@@ -150,10 +150,16 @@ def roll_out(
 
 @torch.no_grad()
 def embed_tasks(
-    algorithm: Algorithm, dataset: MultiTaskDataset, contexts_per_task: int, seed: int, context_size: int
+    algorithm: Algorithm,
+    dataset: MultiTaskDataset,
+    task_ids: Sequence[int],
+    contexts_per_task: int,
+    seed: int,
+    context_size: int,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Task ids (n,) and embeddings (n, latent) of fresh contexts of all tasks; None without embeddings."""
-    members = [(task, k) for task in range(len(dataset.spec.tasks)) for k in range(contexts_per_task)]
+    """Task ids (n,) and embeddings (n, latent) of contexts of `task_ids`, at every call the same of a task; None
+    without embeddings."""
+    members = [(task, k) for task in task_ids for k in range(contexts_per_task)]
     tasks = [task for task, _ in members]
     generators = [generator(seed, Stream.EMBEDDING, *member) for member in members]
     embeddings = algorithm.embed(draw_context(algorithm, dataset, tasks, context_size, generators))

@@ -24,6 +24,7 @@ from omrlbench.config import RunConfig
 from omrlbench.data.dataset import MetaBatchSampler, MultiTaskDataset
 from omrlbench.data.identity import make_command
 from omrlbench.data.store import load_dataset
+from omrlbench.diagnostics import embedding_diagnostics
 from omrlbench.errors import BenchError, Diverged, Interrupted, RunBusy
 from omrlbench.evaluation import (
     PROTOCOLS,
@@ -362,17 +363,32 @@ class TrainingRun:
         index = len(self.curve)
         point = self.evaluation(split, training.eval_episodes, index)
         finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
-        self.curve.append({"step": self.step, "metrics": finite} | as_plain(point))
+        embedding = {name: self.embedding_numbers(name) for name in dict.fromkeys(("train", split))}
+        self.curve.append({"step": self.step, "metrics": finite, "embedding": embedding} | as_plain(point))
         if index >= number_of_evaluations(training.steps, training.eval_interval) - SCORED_EVALUATIONS:
             for protocol in PROTOCOLS:
                 measured = self.evaluation(self.config.eval_split, training.final_eval_episodes, index, protocol)
-                self.evaluations.append({"step": self.step, "protocol": protocol} | as_plain(measured))
+                about = {"step": self.step, "protocol": protocol}
+                about["embedding"] = self.embedding_numbers(self.config.eval_split)
+                self.evaluations.append(about | as_plain(measured))
         self.means.reset()
 
     def evaluation(self, split: str, episodes: int, index: int, protocol: str = HEADLINE_PROTOCOL) -> Evaluation:
         config = self.config
         size = config.algorithm.context_size
         return evaluate(self.algorithm, self.dataset, split, episodes, config.seed, index, size, protocol)
+
+    def embeddings(self, task_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
+        seed, size = self.config.seed, self.config.algorithm.context_size
+        return embed_tasks(self.algorithm, self.dataset, task_ids, CONTEXTS_PER_TASK, seed, size)
+
+    def embedding_numbers(self, split: str) -> dict[str, float | None] | None:
+        """`embedding_diagnostics` of the tasks of a split, None where the method has no embeddings."""
+        tasks = self.dataset.spec.tasks
+        embedded = self.embeddings(tasks.splits[split])
+        if embedded is None:
+            return None
+        return embedding_diagnostics(*embedded, tasks.parameters[sorted(tasks.splits[split])], self.algorithm.bounded)
 
     def progress(self, means: dict[str, float]) -> Progress:
         score = self.curve[-1]["score"] if self.curve else None
@@ -427,13 +443,7 @@ class TrainingRun:
         (n_tasks, horizon + 1, observation_dim) with `path_tasks` (n_tasks,), absent where they are too large.
         """
         arrays = {}
-        embedded = embed_tasks(
-            self.algorithm,
-            self.dataset,
-            CONTEXTS_PER_TASK,
-            self.config.seed,
-            self.config.algorithm.context_size,
-        )
+        embedded = self.embeddings(range(len(self.dataset.spec.tasks)))
         if embedded is not None:
             arrays["embedding_tasks"], arrays["embeddings"] = embedded
         final = self.evaluation(self.config.eval_split, 1, len(self.curve) - 1)

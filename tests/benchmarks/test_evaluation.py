@@ -111,7 +111,7 @@ def test_actions_that_are_not_numbers_are_divergence(dataset, probe):
 
 
 def test_embeddings_cover_every_task(dataset, probe):
-    tasks, embeddings = embed_tasks(probe, dataset, 2, seed=0, context_size=8)
+    tasks, embeddings = embed_tasks(probe, dataset, range(110), 2, seed=0, context_size=8)
     assert embeddings.shape == (220, 2) and np.array_equal(tasks, np.repeat(np.arange(110), 2))
     probe.embed = lambda context: None
-    assert embed_tasks(probe, dataset, 2, seed=0, context_size=8) is None
+    assert embed_tasks(probe, dataset, range(110), 2, seed=0, context_size=8) is None

@@ -62,6 +62,8 @@ def test_a_run_leaves_one_record_with_curve_scores_and_artefacts(tmp_path, data_
     assert [point["step"] for point in record.result["curve"]] == [25, 50, 75, 100, 110]
     assert {point["split"] for point in record.result["curve"]} == {"validation"}
     assert record.result["curve"][0]["metrics"].keys() == {"cloning_loss", "rare"}
+    assert record.result["curve"][0]["embedding"].keys() == {"train", "validation"}
+    assert 0 <= record.result["evaluations"][0]["embedding"]["probe_accuracy"] <= 1
     final = record.result["evaluations"]
     assert [(e["step"], e["split"], e["protocol"]) for e in final] == [
         (75, "test", "offline"),
