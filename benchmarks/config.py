@@ -69,24 +69,33 @@ class RunConfig:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over everything that changes results, except the seed."""
+        """SHA-256 over everything that changes results, except the seed.
+
+        Of the loop's and the method's values only those that are not the defaults: a field that is added with a default
+        that leaves results as they were leaves fingerprints too. Whoever changes a default bumps the revision.
+        """
         identity = {
             "env": self.env,
             "level": self.level,
             "algo": self.algo,
             "behavior": self.behavior,
             "eval_split": self.eval_split,
-            "training": asdict(self.training),
-            "algorithm": asdict(self.algorithm),
+            "training": _changed(self.training),
+            "algorithm": _changed(self.algorithm),
             "revisions": self.revisions,
             "dataset": self.dataset,
         }
-        del identity["training"]["checkpoint_interval"]
+        identity["training"].pop("checkpoint_interval", None)
         return hashlib.sha256(json.dumps(identity, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
     def record_path(self, results_dir: str | Path) -> Path:
         cell = f"{self.budget}-{self.fingerprint[:8]}"
         return Path(results_dir) / self.env / self.level / self.algo / cell / f"seed-{self.seed}.json"
+
+
+def _changed(section: Any) -> dict[str, Any]:
+    """The values of a config that are not its class's defaults, JSON-able."""
+    return {f.name: getattr(section, f.name) for f in fields(section) if getattr(section, f.name) != f.default}
 
 
 def resolve(

@@ -58,7 +58,10 @@ def test_documented_command_parses(command):
     parse(shlex.split(command))
 
 
-@pytest.mark.parametrize("command", [c for c in DOCUMENTED if c.startswith(("run ", "show "))])
+RESOLVED = [c for c in DOCUMENTED if c.startswith(("run ", "show ")) and "nearest_action" not in c]  # see test_plugin
+
+
+@pytest.mark.parametrize("command", RESOLVED)
 def test_documented_run_resolves(command):
     from omrlbench.config import resolve
 

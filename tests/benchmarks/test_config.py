@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -195,3 +195,18 @@ def test_the_released_preset_overrides_budget_and_environment(env, regularizatio
     assert config.sources["reward_scale"] == f"preset released-code on {env}"
     assert (method.width, method.encoder_width, method.latent_dim) == (256, 200, 20)
     assert config.training.learning_rate_decay == "none" and method.discriminator_penalty_weight == 5.0
+
+
+def test_a_field_that_is_added_leaves_fingerprints_and_a_value_that_is_not_its_default_does_not(monkeypatch):
+    import tiny_method
+
+    before = resolve("point_robot", "tiny", budget="smoke")
+
+    @dataclass(frozen=True)
+    class Extended(tiny_method.CloningConfig):
+        added: float = 0.5
+
+    monkeypatch.setattr(tiny_method.Cloning, "Config", Extended)
+    assert resolve("point_robot", "tiny", budget="smoke").fingerprint == before.fingerprint
+    assert resolve("point_robot", "tiny", budget="smoke", overrides=["added=0.5"]).fingerprint == before.fingerprint
+    assert resolve("point_robot", "tiny", budget="smoke", overrides=["added=1"]).fingerprint != before.fingerprint
