@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from omrlbench.data.dataset import MultiTaskDataset
     from omrlbench.envs.registry import MetaEnvSpec
     from omrlbench.record import RunRecord
+    from omrlbench.sweep import Cell
 
 FILE_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
@@ -190,6 +191,88 @@ def print_returns(record: "RunRecord") -> None:
     means = (("mean", returns.mean()), ("expert", references.expert), ("random", references.random))
     rows += [(label, *[""] * shown, f"{value:.2f}") for label, value in means]
     print_table((f"{split} task", *tasks.parameter_names[:shown], "return"), rows, numbers=("return",))
+
+
+@cli.command()
+@click.argument("suite")
+@click.option(
+    "--only", multiple=True, metavar="KEY=VALUE", help="Cells with this env, algo, level, seed or variant; repeatable."
+)
+@click.option("--workers", type=click.IntRange(1), help="Cells that run at once.  [default: one per core]")
+@click.option("--dry-run", is_flag=True, help="Say what would be run, and about how long it would take.")
+@results_dir_option
+@data_dir_option
+def sweep(
+    suite: str,
+    only: Sequence[str],
+    workers: int | None,
+    dry_run: bool,
+    results_dir: Path | None,
+    data_dir: Path | None,
+) -> int:
+    """Run every cell of a suite that has no record yet.
+
+    Killed or interrupted, the same command goes on. One failing cell does not stop the others.
+    """
+    from omrlbench.envs.batched import usable_cores
+    from omrlbench.progress import SweepTable, clock
+    from omrlbench.sweep import estimated_seconds, find_cells
+    from omrlbench.sweep import sweep as run_cells
+    from omrlbench.training import default_results_dir
+
+    results_dir, workers = results_dir or default_results_dir(), workers or usable_cores()
+    cells = find_cells(suite, results_dir, key_values(only))
+    estimates = estimated_seconds(cells, results_dir)
+    if dry_run:
+        rows = [(c.name, c.state, clock(estimates[k]) if k in estimates else "") for k, c in enumerate(cells)]
+        print_table(("cell", "state", "about"), rows, numbers=("about",))
+        missing = sum(not cell.ended for cell in cells)
+        unknown = missing - len(estimates)
+        hours = f"{sum(estimates.values()) / 3600:.1f} core-hours" + (f" and {unknown} unknown" if unknown else "")
+        click.echo(f"{missing} of {len(cells)} cells to run: {hours}")
+        return 0
+    with SweepTable(cells, estimates, workers) as table:
+        run_cells(cells, results_dir, data_dir, workers, table.update)
+    failed = [cell for cell in cells if cell.state == "failed"]
+    diverged = sum(cell.state == "diverged" for cell in cells)
+    click.echo(
+        f"{len(cells)} cells: {len(cells) - len(failed) - diverged} finished, {diverged} diverged, {len(failed)} failed"
+    )
+    for cell in failed:
+        click.echo(f"failed: {cell.name}: {cell.reason}", err=True)
+    return 1 if failed else 0
+
+
+@cli.command()
+@click.argument("suite")
+@results_dir_option
+def status(suite: str, results_dir: Path | None) -> None:
+    """How far a suite is: finished seeds and mean score of every method in every meta-environment."""
+    from omrlbench.sweep import find_cells
+    from omrlbench.training import default_results_dir
+
+    rows: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in find_cells(suite, results_dir or default_results_dir()):
+        rows.setdefault((cell.config.env, cell.config.level, cell.config.algo, cell.variant), []).append(cell)
+    table = []
+    for key, cells in rows.items():
+        scores = [cell.score for cell in cells if cell.score is not None]
+        mean = f"{sum(scores) / len(scores):.3f}" if scores else ""
+        diverged = sum(cell.state == "diverged" for cell in cells)
+        table.append((*key, f"{len(scores)} of {len(cells)}", str(diverged) if diverged else "", mean))
+    header = ("meta-environment", "level", "method", "variant", "seeds", "diverged", "mean score")
+    print_table(header, table, numbers=header[4:])
+
+
+def key_values(pairs: Sequence[str]) -> dict[str, str]:
+    """ "key=value" strings, also several separated by commas, as a table."""
+    table = {}
+    for pair in (part for text in pairs for part in text.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--only takes key=value, not {pair!r}.")
+        table[key.strip()] = value.strip()
+    return table
 
 
 @cli.command()

@@ -3,12 +3,17 @@
 All of it goes to standard error.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 if TYPE_CHECKING:
+    from omrlbench.sweep import Cell
     from omrlbench.training import Progress as TrainingProgress
 
 WIDE = 70  # columns below which only percentage, text and time left are shown
@@ -54,3 +59,65 @@ class Bar:
             losses = [f"{name} {value:.3g}" for name, value in now.metrics.items() if name.endswith("loss")]
             parts = [*losses[:1], *parts, f"{now.steps_per_second:.0f} steps/s"]
         self.update("  ".join(parts), now.step, now.steps)
+
+
+class SweepTable:
+    """A context manager that shows a sweep: on a terminal a live table of the running cells and the time left, anywhere
+    a line for every cell that ends."""
+
+    def __init__(self, cells: "Sequence[Cell]", estimates: dict[int, float], workers: int) -> None:
+        self.cells, self.estimates, self.workers = cells, estimates, workers
+        self.console = Console(stderr=True, highlight=False, markup=False)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "SweepTable":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.stop()
+
+    def update(self, cell: "Cell | None") -> None:
+        if cell is not None and cell.ended:
+            score = "" if cell.score is None else f", score {cell.score:.2f}"
+            reason = "" if cell.reason is None else f": {cell.reason}"
+            line = f"{cell.state}: {cell.name}{score} ({clock(cell.seconds)}){reason}"
+            self.console.print(line, soft_wrap=True)
+        if self.live.is_started:
+            self.live.update(self.table(), refresh=True)
+
+    def table(self) -> Table:
+        counts = Counter(cell.state for cell in self.cells)
+        summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+        left = self.seconds_left()
+        title = f"{len(self.cells)} cells: {summary}" + (f"; about {clock(left)} left" if left else "")
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for name in ("running", "done", "score", "time"):
+            table.add_column(name, justify="left" if name == "running" else "right")
+        for cell in self.cells:
+            if cell.state == "running":
+                done = f"{cell.done:.0%}" if cell.stage is None else f"{cell.stage} {cell.done:.0%}"
+                score = "" if cell.score is None else f"{cell.score:.2f}"
+                table.add_row(cell.name, done, score, clock(cell.seconds))
+        return table
+
+    def seconds_left(self) -> float | None:
+        """As long as the records of like cells took, or those of this sweep; None where neither is known."""
+        taken = [cell.seconds for cell in self.cells if cell.ended and cell.seconds]
+        left = 0.0
+        for place, cell in enumerate(self.cells):
+            whole = self.estimates.get(place, sum(taken) / len(taken) if taken else 0.0)
+            if not cell.ended and not whole:
+                return None
+            left += 0.0 if cell.ended else whole * (1 - (cell.done if cell.stage is None else 0.0))
+        return left / self.workers
+
+
+def clock(seconds: float) -> str:
+    """12 s, 3 min 20 s or 2 h 05 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{minutes} min {rest:02} s" if hours == 0 else f"{hours} h {minutes:02} min"

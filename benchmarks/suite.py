@@ -1,19 +1,23 @@
 """Suites: the cells that a leaderboard or a comparison promises, read from `suites/*.yaml`.
 
-A suite names methods, environments, levels, seeds and a budget; its cells are their product. `variants`, where it has
-them, are named lists of "key=value" changes to the configuration, and `eval_split` is "validation" in a comparison
-that chooses values.
+A suite names methods, environments, levels, seeds and a budget; its cells are their product. Without levels each
+environment has its default. `variants`, where it has them, are named lists of "key=value" changes to the configuration,
+and `eval_split` is "validation" in a comparison that chooses values. A suite of several such products lists what they
+differ in under `blocks`.
 """
 
 from dataclasses import replace
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from omrlbench.config import RunConfig, resolve
 from omrlbench.errors import unknown
+
+DEFAULTS: dict[str, Any] = {"eval_split": "test", "levels": [None], "variants": {"default": []}}
 
 
 def suite_names() -> list[str]:
@@ -25,7 +29,10 @@ def suite_cells(suite: str) -> list[tuple[str, RunConfig]]:
     if suite not in suite_names():
         raise unknown("suite", suite, suite_names())
     stored = yaml.safe_load((files("omrlbench") / "suites" / f"{suite}.yaml").read_text())
-    table = {"eval_split": "test", "variants": {"default": []}} | stored
+    return [cell for block in stored.pop("blocks", [{}]) for cell in _product(DEFAULTS | stored | block)]
+
+
+def _product(table: dict[str, Any]) -> list[tuple[str, RunConfig]]:
     shared = {"budget": table["budget"], "eval_split": table["eval_split"]}
     cells = []
     for env, algo, level, variant in product(table["envs"], table["algos"], table["levels"], table["variants"]):
