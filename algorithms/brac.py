@@ -95,9 +95,12 @@ LOCOMOTION = {  # chosen for FOCAL on the validation tasks of cheetah_vel, see d
     "discriminator_penalty_weight": 0.01,
 }
 
+ANT = LOCOMOTION | {"alpha": 100.0}  # at 10 Q-values exceed every return, see docs/algorithms/focal.md
+
 ENVIRONMENT_VALUES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), POINT_ROBOT),
-    **dict.fromkeys(("cheetah_vel", "cheetah_fwd_back", "ant_fwd_back", "walker_params"), LOCOMOTION),
+    **dict.fromkeys(("cheetah_vel", "cheetah_fwd_back", "walker_params"), LOCOMOTION),
+    "ant_fwd_back": ANT,
 }
 
 

@@ -232,12 +232,11 @@ def sweep(
         click.echo(f"{missing} of {len(cells)} cells to run: {hours}")
         return 0
     with SweepTable(cells, estimates, workers) as table:
-        run_cells(cells, results_dir, data_dir, workers, table.update)
+        run_cells(cells, results_dir, data_dir, workers, ["bench", *sys.argv[1:]], table.update)
     failed = [cell for cell in cells if cell.state == "failed"]
     diverged = sum(cell.state == "diverged" for cell in cells)
-    click.echo(
-        f"{len(cells)} cells: {len(cells) - len(failed) - diverged} finished, {diverged} diverged, {len(failed)} failed"
-    )
+    finished = len(cells) - len(failed) - diverged
+    click.echo(f"{len(cells)} cells: {finished} finished, {diverged} diverged, {len(failed)} failed")
     for cell in failed:
         click.echo(f"failed: {cell.name}: {cell.reason}", err=True)
     return 1 if failed else 0

@@ -1,7 +1,7 @@
 """Running a suite: its unfinished cells in worker processes, each resumable by itself.
 
-A worker is a process of its own that runs one cell (`training.run`) and says how far it is through a pipe. Whatever dies,
-worker or sweep, the same command goes on: a cell keeps its state beside its record, and the lock of a cell is the
+A worker is a process of its own that runs one cell (`training.run`) and says how far it is through a pipe. Whatever
+dies, worker or sweep, the same command goes on: a cell keeps its state beside its record, and the lock of a cell is the
 operating system's.
 """
 
@@ -98,9 +98,10 @@ def sweep(
     results_dir: Path,
     data_dir: Path | None,
     workers: int,
+    argv: Sequence[str],
     on_change: Callable[[Cell | None], None] = lambda cell: None,
 ) -> None:
-    """Run every cell that has no record, `workers` at a time; their states tell how it went.
+    """Run every cell that has no record, `workers` at a time; their states tell how it went. Records hold `argv`.
 
     `on_change` is told the cell whose state has changed, and None every now and then. A failing cell does not stop the
     others. Raises Interrupted after SIGINT or SIGTERM, as soon as the workers have saved their states.
@@ -115,7 +116,7 @@ def sweep(
                 if not free:
                     break
                 if cell.state in (QUEUED, ELSEWHERE) and time.monotonic() >= later.get(id(cell), 0.0):
-                    running.append(_start(context, cell, results_dir, data_dir, free.pop()))
+                    running.append(_start(context, cell, free.pop(), results_dir, data_dir, argv))
                     on_change(cell)
             wait([worker.pipe for worker in running] + [worker.process.sentinel for worker in running], LOOK)
             for worker in list(running):
@@ -141,9 +142,9 @@ def core_groups(workers: int) -> list[tuple[int, ...]]:
     return [tuple(cores[k::workers]) for k in range(workers)]
 
 
-def _start(context, cell: Cell, results_dir: Path, data_dir: Path | None, cores: tuple[int, ...]) -> Worker:
+def _start(context, cell: Cell, cores: tuple[int, ...], results_dir: Path, *arguments: Any) -> Worker:
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, cell.config, results_dir, data_dir, cores), daemon=False)
+    process = context.Process(target=_work, args=(theirs, cores, cell.config, results_dir, *arguments))
     process.start()
     theirs.close()
     cell.state, cell.done = RUNNING, 0.0
@@ -151,9 +152,14 @@ def _start(context, cell: Cell, results_dir: Path, data_dir: Path | None, cores:
 
 
 def _work(
-    pipe: Connection, config: RunConfig, results_dir: Path, data_dir: Path | None, cores: tuple[int, ...]
+    pipe: Connection,
+    cores: tuple[int, ...],
+    config: RunConfig,
+    results_dir: Path,
+    data_dir: Path | None,
+    argv: Sequence[str],
 ) -> None:
-    """What a worker does: run one cell and send what there is to know of it, as keyword arguments of `_told`."""
+    """What a worker does: run one cell, and send what there is to know of it as values of `Cell`."""
     from omrlbench import training
 
     if cores:
@@ -169,7 +175,6 @@ def _work(
         send(done=now.step / now.steps, stage=now.stage, score=now.score)
 
     try:
-        argv = ["bench", "sweep"]
         record = training.run(config, results_dir=results_dir, data_dir=data_dir, argv=argv, on_progress=on_progress)
         send(state=record.status, score=record.result["score"])
     except RunBusy:
