@@ -1,0 +1,127 @@
+"""Sweeps on real cells of the smoke budget: skipping, failing, being killed, and working side by side."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from omrlbench import sweep as sweeps
+from omrlbench.config import resolve
+from omrlbench.errors import BenchError
+from omrlbench.record import read_record
+from omrlbench.sweep import Cell, core_groups, estimated_seconds, find_cells, sweep
+
+
+def cell(algo, results_dir, *overrides, seed=0):
+    config = resolve("sparse_point_robot", algo, budget="smoke", seed=seed, overrides=overrides)
+    return Cell("default", config, config.record_path(results_dir))
+
+
+def run(cells, results_dir, data_dir, workers=2):
+    for one in cells:
+        one.look()
+    sweep(cells, results_dir, data_dir, workers, ["bench", "sweep"])
+    return [one.state for one in cells]
+
+
+def test_a_sweep_runs_what_has_no_record_and_goes_on_after_a_failure(tmp_path, data_dir):
+    good, bad = cell("do_nothing", tmp_path), cell("bc", tmp_path)
+    bad.config = replace(bad.config, dataset="0" * 64)  # of a recipe that no data have
+    bad.path = bad.config.record_path(tmp_path)
+    assert run([bad, good], tmp_path, data_dir) == ["failed", "finished"]
+    assert "made by another recipe" in bad.reason and not bad.path.exists()
+    assert good.score == read_record(good.path).result["score"]
+    written = good.path.stat().st_mtime_ns
+    assert run([cell("do_nothing", tmp_path)], tmp_path, data_dir) == ["finished"]
+    assert good.path.stat().st_mtime_ns == written
+
+
+def test_a_killed_worker_fails_its_cell_and_the_same_sweep_completes_it_equally(tmp_path, data_dir):
+    undisturbed = cell("bc", tmp_path / "whole", "checkpoint_interval=10")
+    assert run([undisturbed], tmp_path / "whole", data_dir) == ["finished"]
+
+    killed = cell("bc", tmp_path / "killed", "checkpoint_interval=10")
+    checkpoint = killed.path.with_suffix(".checkpoint")
+
+    def kill(changed):
+        if checkpoint.exists() and not kill.done:
+            kill.done = True
+            for child in sweeps.multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    kill.done = False
+    sweep([killed], tmp_path / "killed", data_dir, 1, ["bench", "sweep"], kill)
+    assert killed.state == "failed" and killed.reason == "its process ended with exit code -9"
+    again = cell("bc", tmp_path / "killed", "checkpoint_interval=10")
+    assert run([again], tmp_path / "killed", data_dir) == ["finished"]
+    first, second = read_record(undisturbed.path), read_record(again.path)
+    assert first.result == second.result and first.config == second.config
+    assert len(second.execution["sittings"]) == 2
+
+
+def start(results_dir, data_dir, *more):
+    program = "import sys; from omrlbench.cli import main; main(sys.argv[1:])"
+    places = ["--results-dir", str(results_dir), "--data-dir", str(data_dir)]
+    command = [sys.executable, "-c", program, "sweep", "smoke", *more, "--workers", "1", *places]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_an_interrupted_sweep_says_so_and_its_worker_saves(tmp_path, data_dir):
+    process = start(tmp_path, data_dir, "--only", "algo=bc")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.lock")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "the same command goes on" in err
+    process = start(tmp_path, data_dir, "--only", "algo=bc")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "1 cells: 1 finished" in out, out + err
+
+
+def test_two_sweeps_at_once_run_every_cell_once(tmp_path, data_dir):
+    processes = [start(tmp_path, data_dir, "--only", f"algo={algo}") for algo in ("bc", "bc")]
+    ended = [process.communicate(timeout=180) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    (record,) = tmp_path.rglob("seed-*.json")
+    assert len(read_record(record).execution["sittings"]) == 1
+
+
+def test_cells_can_be_chosen(tmp_path):
+    cells = find_cells("core", tmp_path, {"algo": "focal", "env": "cheetah_vel"})
+    assert [(c.config.algo, c.config.env, c.config.seed) for c in cells] == [
+        ("focal", "cheetah_vel", k) for k in range(5)
+    ]
+    with pytest.raises(BenchError, match="no cell of core has algo=fokal, there are .*focal"):
+        find_cells("core", tmp_path, {"algo": "fokal"})
+    with pytest.raises(BenchError, match="--only takes env, algo, level, seed and variant, not 'budget'"):
+        find_cells("core", tmp_path, {"budget": "cpu"})
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    one = find_cells("smoke", tmp_path)[0]
+    one.path.parent.mkdir(parents=True)
+    one.path.write_text("{")
+    with pytest.raises(BenchError, match=f"{one.path.name} is not a run record"):
+        find_cells("smoke", tmp_path)
+
+
+def test_estimates_come_from_records(tmp_path, data_dir):
+    done, like, other = cell("bc", tmp_path), cell("bc", tmp_path, seed=1), cell("focal", tmp_path)
+    assert estimated_seconds([like], tmp_path) == {}
+    run([done], tmp_path, data_dir)
+    seconds = read_record(done.path).execution["wall_seconds"]
+    assert estimated_seconds([done, like, other], tmp_path) == {1: pytest.approx(seconds), 2: pytest.approx(seconds)}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not share out cores")
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 4})
+    assert core_groups(2) == [(0, 2, 4), (1, 3)]
+    assert core_groups(7) == [(0,), (1,), (2,), (3,), (4,), (0,), (1,)]
