@@ -300,13 +300,18 @@ def algos() -> None:
 @list_group.command()
 def envs() -> None:
     """Meta-environments."""
-    from omrlbench.envs.registry import META_ENVS
+    from omrlbench.envs.registry import get_meta_env, meta_env_origins
 
     rows = []
-    for spec in META_ENVS.values():
+    for name, origin in meta_env_origins().items():
+        try:
+            spec = get_meta_env(name)
+        except ValueError as error:
+            rows.append((name, "", "", str(error), origin))
+            continue
         splits = " / ".join(str(len(ids)) for ids in spec.tasks.splits.values())
-        rows.append((spec.name, splits, str(spec.horizon), spec.description))
-    print_table(("meta-environment", "train / validation / test tasks", "horizon", "task"), rows)
+        rows.append((name, splits, str(spec.horizon), spec.description, origin))
+    print_table(("meta-environment", "train / validation / test tasks", "horizon", "task", "from"), rows)
 
 
 @list_group.command()

@@ -74,7 +74,7 @@ def run_figure(record: RunRecord, artefact: Mapping[str, np.ndarray], path: Path
     if "embeddings" in artefact:
         embedded = artefact["embeddings"], artefact["embedding_tasks"]
         panels.append(lambda axes: plot_embedding(axes, *embedded, spec.tasks.splits, colours))
-    if "paths" in artefact:
+    if "paths" in artefact and (spec.locomotion or spec.plane):
         draw_paths = _velocities if spec.locomotion else _trajectories
         panels.append(lambda axes: draw_paths(axes, record, artefact, spec, colours))
     figure = Figure(figsize=(5.3 * len(panels), 5.4), layout="constrained")
@@ -255,7 +255,7 @@ def dataset_figure(dataset: MultiTaskDataset, returns: Mapping[str, np.ndarray],
     left, right = figure.subplots(1, 2)
     plot_returns(left, returns, dataset.level, reference_returns(spec.name, "train"))
     left.set_xlabel(f"return per episode ({spec.reward} reward)")
-    draw_states = _principal_states if spec.locomotion else _positions
+    draw_states = _positions if spec.plane else _principal_states
     every = -(-len(dataset) // STATES)
     visits = draw_states(right, spec, dataset.observations[::every].numpy())
     figure.colorbar(visits, ax=right, label="visits" if every == 1 else f"visits, one in {every} states counted")

@@ -79,12 +79,16 @@ def variant_values(name: str) -> dict[str, Any]:
 
 
 def meta_env(name: str) -> "MetaEnvSpec":
-    """The meta-environment called `name`. Raises BenchError for an unknown one."""
-    from omrlbench.envs.registry import META_ENVS
+    """The meta-environment called `name`. Raises BenchError for an unknown, ambiguous or broken one."""
+    from omrlbench.envs.registry import get_meta_env, meta_env_origins
 
-    if name not in META_ENVS:
-        raise unknown("meta-environment", name, META_ENVS)
-    return META_ENVS[name]
+    origins = meta_env_origins()
+    if name not in origins:
+        raise unknown("meta-environment", name, origins)
+    try:
+        return get_meta_env(name)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
 
 
 def _plugins() -> dict[str, list[EntryPoint]]:

@@ -1,7 +1,7 @@
-"""Checks of the contract between a method and the suite, for methods of this package and of others.
+"""Checks of the contracts with the suite, for methods and meta-environments of this package and of others.
 
-`check_algorithm(MyMethod)` belongs in the tests of whoever writes a method; `random_batch` and `random_context` are
-data of the right shapes.
+`check_algorithm(MyMethod)` belongs in the tests of whoever writes a method, `check_meta_env(SPEC)` in those of whoever
+writes a meta-environment; `random_batch` and `random_context` are data of the right shapes.
 """
 
 import copy
@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import gymnasium
+import numpy as np
 import torch
+from gymnasium.utils.env_checker import check_env
 from torch import Tensor, nn
 
 from omrlbench.algorithms.algorithm import LAST_STAGE, Algorithm, AlgorithmConfig, Context, MetaBatch, Problem
+from omrlbench.envs.registry import MetaEnvSpec, register
+from omrlbench.envs.tasks import SPLITS
 
 PROBLEM = Problem(observation_dim=3, action_dim=2, task_dim=2, n_train_tasks=6)
 SMALL = {"meta_batch": 4, "batch_size": 8, "context_size": 5}
@@ -155,6 +160,88 @@ def _check_prior(algorithm: Algorithm) -> None:
         return
     actions = policy.act(torch.zeros(EVALUATED_TASKS, algorithm.problem.observation_dim, device=algorithm.device))
     assert torch.isfinite(actions).all() and actions.abs().max() <= 1, "prior: actions are not within [-1, 1]"
+
+
+def check_meta_env(spec: MetaEnvSpec) -> None:
+    """Raise AssertionError, naming the rule, if a meta-environment breaks the contract of `MetaEnvSpec`.
+
+    Checked are: splits hold every task, the test tasks are there; the single environment passes gymnasium's checker,
+    takes `task_id` at construction and as a reset option, reports every kind of reward in `info` and its own as the
+    reward, acts within [-1, 1], and is truncated after `horizon` steps at the latest; a vector environment
+    equals single ones with the same tasks, seeds and actions, and its members wait at their ends until they are reset
+    by a mask. Behaviour policies and references are not checked: they are made from what is.
+    """
+    register(spec)
+    _check_tasks(spec)
+    _check_single(spec)
+    _check_vector(spec)
+
+
+def _check_tasks(spec: MetaEnvSpec) -> None:
+    tasks = spec.tasks
+    assert set(tasks.splits) == set(SPLITS), f"tasks: splits are {sorted(tasks.splits)}, expected {sorted(SPLITS)}"
+    assert tasks.splits["train"] and tasks.splits["test"], "tasks: there are no training or no test tasks"
+    listed = {task for ids in tasks.splits.values() for task in ids}
+    assert listed == set(range(len(tasks))), "tasks: the splits do not hold every task"
+    assert len(tasks.parameter_names) == tasks.parameters.shape[1], "tasks: parameters and their names differ in number"
+    assert np.isfinite(tasks.parameters).all(), "tasks: parameters are not finite"
+    assert spec.reward in spec.rewards, f"rewards: {spec.reward!r} is not among {spec.rewards}"
+
+
+def _check_single(spec: MetaEnvSpec) -> None:
+    env = spec.make(0)
+    check_env(env.unwrapped, skip_render_check=True)
+    space = env.action_space
+    box = isinstance(space, gymnasium.spaces.Box) and (space.low == -1).all() and (space.high == 1).all()
+    assert box, f"actions: the space is {space}, expected a Box within [-1, 1]"
+    last = len(spec.tasks) - 1
+    first, _ = spec.make(last).reset(seed=3)
+    again, _ = env.reset(seed=3, options={"task_id": last})
+    assert np.array_equal(first, again), "reset: the option task_id and the argument task_id start differently"
+    space.seed(0)
+    steps = 0
+    for _ in range(spec.horizon):
+        steps += 1
+        _, reward, terminated, truncated, info = env.step(space.sample())
+        for kind in spec.rewards:
+            assert f"{kind}_reward" in info, f"step: info has no {kind}_reward"
+        assert reward == info[f"{spec.reward}_reward"], f"step: the reward is not info's {spec.reward}_reward"
+        if terminated or truncated:
+            break
+    assert terminated or truncated, f"step: no end after {spec.horizon} steps"
+    assert terminated or steps == spec.horizon, f"step: truncated after {steps} steps, the horizon is {spec.horizon}"
+    env.close()
+
+
+def _check_vector(spec: MetaEnvSpec) -> None:
+    tasks = [0, len(spec.tasks) - 1, 0]
+    vector, singles = spec.make_vector(tasks), [spec.make(task) for task in tasks]
+    seen, _ = vector.reset(seed=5)
+    alone = np.stack([env.reset(seed=5 + k)[0] for k, env in enumerate(singles)])
+    assert np.array_equal(seen, alone), "vector: its starts are not those of single environments with seeds seed + k"
+    generator, ended = np.random.default_rng(0), np.zeros(len(tasks), bool)
+    for _ in range(spec.horizon + 1):
+        actions = generator.uniform(-1, 1, vector.action_space.shape).astype(vector.action_space.dtype)
+        seen, rewards, terminated, truncated, infos = vector.step(actions)
+        for k in np.flatnonzero(ended):
+            waits = rewards[k] == 0 and (terminated[k] or truncated[k]) and np.array_equal(seen[k], alone[k])
+            assert waits, "vector: a member whose episode has ended does not wait for a reset"
+        for k in np.flatnonzero(~ended):
+            alone[k], reward, *flags, info = singles[k].step(actions[k])
+            same = np.allclose(seen[k], alone[k], atol=1e-6) and np.isclose(rewards[k], reward, atol=1e-6)
+            assert same and [terminated[k], truncated[k]] == flags, "vector: a member is not its single environment"
+            for kind in spec.rewards:
+                reported = np.isclose(infos[f"{kind}_reward"][k], info[f"{kind}_reward"], atol=1e-6)
+                assert reported, f"vector: infos' {kind}_reward is not that of the single environment"
+        ended |= terminated | truncated
+    assert ended.all(), "vector: members do not end"
+    mask = np.array([True, False, False])
+    restarted, _ = vector.reset(seed=[5, 6, 7], options={"reset_mask": mask})
+    assert np.array_equal(restarted[1:], seen[1:]), "vector: a reset by a mask changes members outside it"
+    assert np.array_equal(restarted[0], singles[0].reset(seed=5)[0]), (
+        "vector: a member reset by a mask starts differently"
+    )
+    vector.close()
 
 
 def _context(algorithm: Algorithm, tasks: int, size: int) -> Context:

@@ -57,16 +57,16 @@ def oracle_policy(spec: MetaEnvSpec, task_ids: Sequence[int]) -> Callable[[np.nd
 
 
 class PointRobotVectorEnv(VectorEnv):
-    """One point robot per entry of `task_ids`, stepped together; autoreset on the step after the time limit.
+    """One point robot per entry of `task_ids`, stepped together. Equal to a `SyncVectorEnv` of the single environments.
 
-    Equal to a `SyncVectorEnv` of the single environments. `reset(options={"task_id": k})` switches all to
-    task k, or each to its own where k is a sequence of `num_envs` tasks.
+    A member whose episode has ended waits for `reset(options={"reset_mask": mask})`; with `autoreset` the next `step`
+    starts it anew. `reset(options={"task_id": k})` switches all to task k, or each to its own where k is a sequence of
+    `num_envs` tasks.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
-
-    def __init__(self, spec: MetaEnvSpec, task_ids: Sequence[int]):
-        self.meta_env = spec
+    def __init__(self, spec: MetaEnvSpec, task_ids: Sequence[int], autoreset: bool = False):
+        self.meta_env, self.autoreset = spec, autoreset
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP if autoreset else AutoresetMode.DISABLED}
         self.num_envs = len(task_ids)
         self._set_tasks(task_ids)
         self.single_observation_space = OBSERVATION_SPACE
@@ -80,32 +80,29 @@ class PointRobotVectorEnv(VectorEnv):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed if np.ndim(seed) == 0 else None)  # every start is the origin
-        task_ids = task_option(options)
-        if not reset_mask(options, self.num_envs).all():
-            raise ValueError("point robots start and end their episodes together, so reset_mask is all true")
+        task_ids, mask = task_option(options), reset_mask(options, self.num_envs)
         if task_ids is not None:
             self._set_tasks(task_ids)
-        self.position = np.zeros((self.num_envs, 2))
-        self.elapsed = 0
+        if self.position is None:  # nobody has started yet, so all do
+            self.position, self.elapsed = np.zeros((self.num_envs, 2)), np.zeros(self.num_envs, int)
+        self.position[mask], self.elapsed[mask] = 0.0, 0
         return self.position.astype(np.float32), {}
 
     def step(self, actions):
         if self.position is None:
             raise ResetNeeded("call reset before the first step")
-        if self.elapsed == self.meta_env.horizon:
-            observations, infos = self.reset()
-            return observations, np.zeros(self.num_envs), self._all(False), self._all(False), infos
-        self.position = move(self.position, actions, self.wind)
-        self.elapsed += 1
-        rewards = rewards_at(self.position, self.goal)
+        running = self.elapsed < self.meta_env.horizon
+        moved = move(self.position, actions, self.wind)
+        if self.autoreset:
+            self.position[~running], self.elapsed[~running] = 0.0, 0
+        self.position[running] = moved[running]
+        self.elapsed += running
+        arrived = rewards_at(self.position, self.goal)
+        rewards = {kind: np.where(running, value, 0.0) for kind, value in arrived.items()}
         infos = {f"{kind}_reward": value for kind, value in rewards.items()}
-        infos |= {f"_{key}": self._all(True) for key in infos}
-        truncated = self._all(self.elapsed == self.meta_env.horizon)
-        own_reward = rewards[self.meta_env.reward].copy()
-        return self.position.astype(np.float32), own_reward, self._all(False), truncated, infos
-
-    def _all(self, value: bool) -> np.ndarray:
-        return np.full(self.num_envs, value)
+        infos |= {f"_{key}": running.copy() for key in infos}
+        never, truncated = np.zeros(self.num_envs, bool), self.elapsed == self.meta_env.horizon
+        return self.position.astype(np.float32), rewards[self.meta_env.reward].copy(), never, truncated, infos
 
 
 class PointRobotEnv(gymnasium.Env):

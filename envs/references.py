@@ -64,9 +64,15 @@ def _returns(envs: VectorEnv, policy: Callable[[np.ndarray], np.ndarray], seed: 
     return returns
 
 
+def _file(spec: MetaEnvSpec | None = None) -> Path:
+    package = "omrlbench.envs" if spec is None or spec.resources is None else spec.resources
+    return Path(str(files(package).joinpath("references.json")))
+
+
 @cache
-def _frozen() -> dict[str, dict[str, Any]]:
-    return json.loads(files("omrlbench.envs").joinpath("references.json").read_text())
+def _frozen(path: Path | None = None) -> dict[str, dict[str, Any]]:
+    path = path or _file()
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def reference_returns(name: str, split: str) -> References:
@@ -80,11 +86,11 @@ def reference_returns(name: str, split: str) -> References:
         raise ValueError(f"no split {split!r} of {name}, there are {', '.join(spec.tasks.splits)}")
     if not spec.tasks.splits[split]:
         raise ValueError(f"{name} has no {split} tasks")
-    entry = _frozen().get(name, {"revision": "none"})
+    entry = _frozen(_file(spec)).get(name, {"revision": "none"})
     if entry["revision"] != spec.revision:
         raise ValueError(
             f"references.json has revision {entry['revision']} of {name}, "
-            f"the environment has {spec.revision}; run python -m omrlbench.envs.references"
+            f"the environment has {spec.revision}; run python -m omrlbench.envs.references {name}"
         )
     ids = list(spec.tasks.splits[split])
     return References(*(float(np.mean(np.array(entry[policy])[ids])) for policy in ("random", "expert")))
@@ -97,10 +103,13 @@ def normalized_score(name: str, split: str, mean_return: float) -> float:
 
 
 def main(names: Sequence[str]) -> None:
-    """Measure the meta-environments called `names`, by default all, and write their entries."""
-    table = _frozen() | {name: measure(get_meta_env(name)) for name in names or META_ENVS}
-    path = Path(str(files("omrlbench.envs").joinpath("references.json")))
-    path.write_text(json.dumps({name: table[name] for name in META_ENVS if name in table}, indent=1) + "\n")
+    """Measure the meta-environments called `names`, by default all built-in ones, and write their entries."""
+    for spec in map(get_meta_env, names or META_ENVS):
+        path = _file(spec)
+        table = (json.loads(path.read_text()) if path.exists() else {}) | {spec.name: measure(spec)}
+        order = [name for name in META_ENVS if name in table]
+        order += [name for name in table if name not in META_ENVS]
+        path.write_text(json.dumps({name: table[name] for name in order}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

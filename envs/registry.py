@@ -1,9 +1,16 @@
-"""The table of meta-environments. Adding one is a row here, a task set, and a family file beside this one."""
+"""The table of meta-environments. Adding one is a row here, a task set, and a family file beside this one.
+
+Other packages add theirs by an entry point of the group `omrlbench.envs` that is a `MetaEnvSpec`, for example
+
+    [project.entry-points."omrlbench.envs"]
+    my_env = "my_package.my_env:SPEC"
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from reprlib import repr as short_repr
 from typing import Any
@@ -14,6 +21,7 @@ from gymnasium.vector import VectorEnv
 
 from omrlbench.envs.tasks import TaskSet, load_task_set
 
+GROUP = "omrlbench.envs"
 LEVELS = ("random", "medium", "expert", "mixed")
 
 
@@ -27,7 +35,10 @@ class MetaEnvSpec:
     `standardize_observations` methods see observations of mean 0 and standard deviation 1. `behavior` names the shipped
     behaviour policies; meta-environments that differ in nothing but their reward share them. `learner_defaults` are the
     values that the papers fix per environment for every method (discount, size of the embedding); a method takes those
-    it has a field for. `revision` is bumped by whoever changes returns.
+    it has a field for. `plane` marks the point robots, whose pictures show the plane. `resources` is the package whose
+    folder holds `task_sets/<task_set>.json`, `references.json` and `policies/`, by default this one's;
+    `behavior_values` are then the settings of the behaviour policies' training. `revision` is bumped by whoever changes
+    returns.
     """
 
     name: str
@@ -45,12 +56,15 @@ class MetaEnvSpec:
     standardize_observations: bool = False
     locomotion: str | None = None
     learner_defaults: dict[str, Any] = field(default_factory=dict)
+    plane: bool = False
+    resources: str | None = None
+    behavior_values: dict[str, Any] = field(default_factory=dict)
     revision: int = 1
     description: str = ""
 
     @property
     def tasks(self) -> TaskSet:
-        return load_task_set(self.task_set)
+        return load_task_set(self.task_set, self.resources or "omrlbench.envs")
 
     def check_task_ids(self, task_ids: Sequence[int]) -> np.ndarray:
         """`task_ids` as an integer array (n,). Raises ValueError if there is none or one is not a task."""
@@ -112,6 +126,7 @@ def member_tasks(task_ids: int | Sequence[int], members: int) -> np.ndarray:
 
 
 POINT_ROBOT = {
+    "plane": True,
     "entry_point": "omrlbench.envs.point_robot:PointRobotEnv",
     "vector_entry_point": "omrlbench.envs.point_robot:PointRobotVectorEnv",
     "oracle": "omrlbench.envs.point_robot:oracle_policy",
@@ -210,10 +225,73 @@ META_ENVS: dict[str, MetaEnvSpec] = {
 }
 
 
+def register(spec: MetaEnvSpec) -> None:
+    """Make the gymnasium id of `spec` known, once."""
+    if spec.gym_id not in gymnasium.registry:
+        gymnasium.register(
+            spec.gym_id,
+            entry_point=spec.entry_point,
+            kwargs={"meta_env": spec.name},
+            max_episode_steps=spec.horizon,
+        )
+
+
 def get_meta_env(name: str) -> MetaEnvSpec:
-    """The meta-environment called `name`. Raises ValueError with the names that exist."""
-    if name not in META_ENVS:
-        close = get_close_matches(name, META_ENVS, n=1)
+    """The meta-environment called `name`, of this package or another. Raises ValueError with the names that exist."""
+    if name in META_ENVS:
+        return META_ENVS[name]
+    points = [point for point in entry_points(group=GROUP) if point.name == name]
+    if len(points) > 1:
+        claims = " and ".join(_distribution(point) for point in points)
+        raise ValueError(f"meta-environment {name!r} is claimed by {claims}: uninstall one of them")
+    if not points:
+        names = list(meta_env_origins())
+        close = get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"no meta-environment {name!r}, there are {', '.join(META_ENVS)}{hint}")
-    return META_ENVS[name]
+        raise ValueError(f"no meta-environment {name!r}, there are {', '.join(names)}{hint}")
+    return _load(points[0])
+
+
+def meta_env_origins() -> dict[str, str]:
+    """Every known meta-environment and where it comes from, built-in ones first. Imports none of other packages."""
+    origins = {name: "built in" for name in META_ENVS}
+    for point in entry_points(group=GROUP):
+        claim = _distribution(point)
+        if point.name in META_ENVS:
+            origins[point.name] = f"built in; the one of this name in {claim} is ignored"
+        elif point.name in origins:
+            origins[point.name] = f"unusable: claimed by {origins[point.name]} and {claim}"
+        else:
+            origins[point.name] = claim
+    return origins
+
+
+def usable_meta_envs() -> list[MetaEnvSpec]:
+    """The built-in meta-environments, and those of other packages that can be loaded."""
+    found = list(META_ENVS.values())
+    for name in meta_env_origins():
+        if name not in META_ENVS:
+            try:
+                found.append(get_meta_env(name))
+            except ValueError:
+                continue
+    return found
+
+
+@cache
+def _load(point: EntryPoint) -> MetaEnvSpec:
+    try:
+        spec = point.load()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"meta-environment {point.name!r} of {_distribution(point)} is broken: {reason}") from error
+    if not isinstance(spec, MetaEnvSpec) or spec.name != point.name or spec.resources is None:
+        raise ValueError(
+            f"meta-environment {point.name!r} of {_distribution(point)} is no MetaEnvSpec of that name with resources"
+        )
+    register(spec)
+    return spec
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value

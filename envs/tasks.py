@@ -57,8 +57,8 @@ class TaskSet:
 
 
 @cache
-def load_task_set(name: str) -> TaskSet:
-    return TaskSet.from_json(files("omrlbench.envs").joinpath("task_sets", f"{name}.json").read_text())
+def load_task_set(name: str, package: str = "omrlbench.envs") -> TaskSet:
+    return TaskSet.from_json(files(package).joinpath("task_sets", f"{name}.json").read_text())
 
 
 def draw_half_circle() -> TaskSet:

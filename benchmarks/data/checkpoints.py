@@ -50,7 +50,7 @@ BEHAVIOR_CONFIGS = {  # of the shipped checkpoints
     "ant_fwd_back": replace(
         TWO_TASKS, steps=20_000, batch_size=256, learning_rate=7e-4, target_rate=0.02, discount=0.98
     ),
-    "walker_params": replace(LOCOMOTION, steps=24_000, decay_steps=4000, updates_per_step=10),
+    "walker_params": replace(LOCOMOTION, steps=27_000, decay_steps=4000, updates_per_step=10),
 }
 
 
@@ -83,7 +83,13 @@ class Checkpoints:
 
 
 def checkpoints_path(spec: MetaEnvSpec, kind: str) -> Path:
-    return Path(str(files("omrlbench.data").joinpath("policies", f"{spec.behavior}-{kind}.safetensors")))
+    folder = files(spec.resources or "omrlbench.data").joinpath("policies")
+    return Path(str(folder.joinpath(f"{spec.behavior}-{kind}.safetensors")))
+
+
+def behavior_config(spec: MetaEnvSpec) -> BehaviorConfig:
+    """How the behaviour policies of `spec` are trained."""
+    return BEHAVIOR_CONFIGS[spec.behavior] if spec.resources is None else BehaviorConfig(**spec.behavior_values)
 
 
 def load_checkpoints(spec: MetaEnvSpec, kind: str) -> Checkpoints:
@@ -122,7 +128,7 @@ def make_checkpoints(
     `on_progress(step, steps, returns)` is told the last mean returns over the training tasks under each kind of reward.
     The training's state is kept in `folder` at every candidate, and a training found there goes on.
     """
-    config = BEHAVIOR_CONFIGS[spec.behavior]
+    config = behavior_config(spec)
     training = BehaviorTraining(spec, kind, config)
     state_file = folder / f"{spec.behavior}-{kind}.pt"
     kept = {"config": asdict(config), "snapshots": {}, "returns": {}}  # by training step
@@ -166,7 +172,8 @@ def _training_means(spec: MetaEnvSpec, returns: dict[str, list[float]]) -> dict[
 def _ship(spec: MetaEnvSpec, kind: str, kept: dict[str, Any]) -> Path:
     """Write the checkpoints that the levels use, with the learning curve of all."""
     curve = {step: _training_means(spec, returns) for step, returns in kept["returns"].items()}
-    levels = {env.name: choose_levels(env, curve) for env in META_ENVS.values() if env.behavior == spec.behavior}
+    sharing = [env for env in META_ENVS.values() if env.behavior == spec.behavior] if spec.resources is None else [spec]
+    levels = {env.name: choose_levels(env, curve) for env in sharing}
     used = sorted({step for table in levels.values() for steps in table.values() for step in steps})
     about = {
         "config": kept["config"],
@@ -195,7 +202,10 @@ def choose_levels(spec: MetaEnvSpec, returns: dict[int, dict[str, float]]) -> di
     between = [min(steps, key=lambda k: abs(returns[k]["dense"] - aim)) for aim in aims]
     mixed = [first, *between, last]
     if len(set(mixed)) != MIXED_CHECKPOINTS:
-        raise ValueError(f"{spec.name}: the mixed level needs {MIXED_CHECKPOINTS} distinct checkpoints, got {mixed}")
+        raise BenchError(
+            f"{spec.name}: the mixed level needs {MIXED_CHECKPOINTS} distinct checkpoints, got {mixed}; "
+            f"train with a smaller checkpoint_every"
+        )
     return {"random": [first], "medium": [medium], "expert": [last], "mixed": mixed}
 
 

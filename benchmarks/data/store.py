@@ -22,7 +22,7 @@ from omrlbench.data.identity import (
 )
 from omrlbench.data.validate import advising, read_checked, read_metadata
 from omrlbench.envs.references import normalized_score
-from omrlbench.envs.registry import LEVELS, META_ENVS, MetaEnvSpec, get_meta_env
+from omrlbench.envs.registry import LEVELS, MetaEnvSpec, get_meta_env, usable_meta_envs
 
 __all__ = [
     "DatasetError",
@@ -144,7 +144,7 @@ def list_datasets(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
     """
     return [
         _describe_or_reason(spec, level, kind, data_dir)
-        for spec in META_ENVS.values()
+        for spec in usable_meta_envs()
         for level in LEVELS
         for kind in KINDS
         if kind == spec.behavior_kind or data_folder(dataset_id(spec, level, kind), data_dir).exists()

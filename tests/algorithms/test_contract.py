@@ -1,4 +1,6 @@
-"""Every method of the package keeps the contract, and `check_algorithm` notices those that do not."""
+"""Every method and meta-environment of the package keeps its contract, and broken rules are noticed."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,8 +8,9 @@ import torch
 from omrlbench.algorithms.algorithm import Problem
 from omrlbench.algorithms.bc import BehaviorCloning
 from omrlbench.algorithms.brac import LatentPolicy
+from omrlbench.envs.registry import META_ENVS
 from omrlbench.registry import ALGORITHMS, VARIANTS, algorithm_class, variant_values
-from omrlbench.testing import PROBLEM, SMALL, check_algorithm
+from omrlbench.testing import PROBLEM, SMALL, check_algorithm, check_meta_env
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 POINT_ROBOT = Problem(observation_dim=2, action_dim=2, task_dim=2, n_train_tasks=6, env="sparse_point_robot")
@@ -74,3 +77,26 @@ def test_a_broken_rule_is_named(monkeypatch, fault, message):
     monkeypatch.setattr(Forgetful, "fault", fault)
     with pytest.raises(AssertionError, match=message):
         check_algorithm(Forgetful)
+
+
+@pytest.mark.parametrize("spec", META_ENVS.values(), ids=META_ENVS)
+def test_every_meta_environment_keeps_the_contract(spec):
+    check_meta_env(spec)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"horizon": 19}, "truncated after 20 steps, the horizon is 19|no end after 19 steps"),
+        ({"rewards": ("dense",)}, "'sparse' is not among"),
+        ({"rewards": ("dense", "sparse", "other")}, "info has no other_reward"),
+        ({"vector_entry_point": "omrlbench.envs.vector:InTurn"}, None),
+    ],
+)
+def test_a_broken_rule_of_a_meta_environment_is_named(changes, message):
+    spec = replace(META_ENVS["sparse_point_robot"], **changes)
+    if message is None:
+        check_meta_env(spec)  # the vector environment of those that have none of their own
+    else:
+        with pytest.raises(AssertionError, match=message):
+            check_meta_env(spec)

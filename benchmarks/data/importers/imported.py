@@ -39,7 +39,7 @@ from omrlbench.data.importers.identify import task_id
 from omrlbench.data.importers.source import Source, SourceTask
 from omrlbench.data.store import as_tensors
 from omrlbench.data.validate import read_episodes, read_metadata
-from omrlbench.envs.registry import LEVELS, META_ENVS, MetaEnvSpec, get_meta_env
+from omrlbench.envs.registry import LEVELS, MetaEnvSpec, get_meta_env, usable_meta_envs
 from omrlbench.envs.tasks import TaskSet
 from omrlbench.errors import BenchError, unknown
 
@@ -319,7 +319,7 @@ def validate_import(env: str, name: str, *, data_dir: str | Path | None = None) 
 def list_imports(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
     """`describe_import` of every import; of a damaged one only `id`, `env`, `level`, `behavior` and why as `state`."""
     found = []
-    for spec in META_ENVS.values():
+    for spec in usable_meta_envs():
         ending = f"-v{DATASET_REVISION}"
         for folder in sorted(datasets_root(data_dir).glob(f"omrl/{spec.name}/[!.]*{ending}")):
             name = folder.name.removesuffix(ending)

@@ -5,6 +5,7 @@ import torch
 from omrlbench.data.behavior import KINDS, BehaviorPolicy, rollout
 from omrlbench.data.checkpoints import checkpoints_path, choose_levels, load_checkpoints
 from omrlbench.envs.registry import META_ENVS, get_meta_env
+from omrlbench.errors import BenchError
 
 WIND = get_meta_env("point_robot_wind")
 
@@ -45,7 +46,7 @@ def test_levels_are_chosen_by_return():
     returns = {step: {"dense": dense[step], "sparse": sparse[step]} for step in dense}
     levels = choose_levels(spec, returns)
     assert levels == {"random": [0], "medium": [400], "expert": [500], "mixed": [0, 100, 200, 300, 400, 500]}
-    with pytest.raises(ValueError, match="6 distinct checkpoints"):
+    with pytest.raises(BenchError, match="6 distinct checkpoints"):
         choose_levels(spec, {step: returns[step] for step in (0, 100, 200, 500)})
 
 
