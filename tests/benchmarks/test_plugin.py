@@ -82,7 +82,7 @@ def test_a_meta_environment_keeps_the_contract_trains_its_policies_and_runs(worl
     (tmp_path / "test_sliding_block.py").write_text(ENVIRONMENT["test_sliding_block.py"])
     done = python(world, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^sliding_block +12 / 3 / 5 +20 .*sliding-block *$", bench(world, "list", "envs").stdout, re.M)
+    assert re.search(r"^sliding_block +6 / 2 / 2 +20 .*sliding-block *$", bench(world, "list", "envs").stdout, re.M)
 
     places = ["--data-dir", tmp_path / "data", "--results-dir", tmp_path / "results"]
     cell = ["run", "--algo", "focal", "--env", "sliding_block", "--budget", "smoke", *places]

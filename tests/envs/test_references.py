@@ -48,7 +48,7 @@ def test_scores_at_the_references(name, split):
 
 def test_references_average_the_tasks_of_the_split(monkeypatch):
     returns = {"random": [0.0] * 40 + [2.0] * 10 + [0.0] * 10, "expert": [0.0] * 40 + [6.0] * 10 + [0.0] * 10}
-    monkeypatch.setattr(references, "_frozen", lambda: {"point_robot_wind": {"revision": 1, **returns}})
+    monkeypatch.setattr(references, "_frozen", lambda path: {"point_robot_wind": {"revision": 1, **returns}})
     assert reference_returns("point_robot_wind", "test") == References(random=2.0, expert=6.0)
     assert normalized_score("point_robot_wind", "test", 3.0) == 0.25
 
