@@ -538,7 +538,7 @@ def print_datasets(data_dir: Path | None) -> None:
     rows = []
     for about in [*list_datasets(data_dir), *list_imports(data_dir)]:
         train = about.get("splits", {}).get("train")
-        score = f"{train['normalized_score']:.2f}" if train else ""
+        score = f"{train['normalized_score']:z.2f}" if train else ""
         rows.append((about["id"], about["level"], about["behavior"], score, about["state"]))
     print_table(("dataset", "level", "behaviour", "score of its data", "state"), rows)
 

@@ -100,7 +100,7 @@ def headline(record: RunRecord) -> str:
     if record.status != "finished":
         return f"{run}: {record.status}"
     n_tasks = len(result["evaluations"][-1]["task_ids"])
-    return f"{run}: score {result['score']:.2f} on {n_tasks} {config['eval_split']} tasks"
+    return f"{run}: score {result['score']:z.2f} on {n_tasks} {config['eval_split']} tasks"
 
 
 def caption(record: RunRecord) -> str:

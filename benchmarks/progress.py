@@ -52,7 +52,7 @@ class Bar:
 
     def training(self, now: "TrainingProgress") -> None:
         """Show the stage where there are several, the first loss of the method, the last score and the speed."""
-        parts = ["score -" if now.score is None else f"score {now.score:.2f}"]
+        parts = ["score -" if now.score is None else f"score {now.score:z.2f}"]
         if now.stage is not None:
             parts = [now.stage]
         if self.wide:
@@ -80,7 +80,7 @@ class SweepTable:
 
     def update(self, cell: "Cell | None") -> None:
         if cell is not None and cell.ended:
-            score = "" if cell.score is None else f", score {cell.score:.2f}"
+            score = "" if cell.score is None else f", score {cell.score:z.2f}"
             reason = "" if cell.reason is None else f": {cell.reason}"
             line = f"{cell.state}: {cell.name}{score} ({clock(cell.seconds)}){reason}"
             self.console.print(line, soft_wrap=True)
@@ -98,7 +98,7 @@ class SweepTable:
         for cell in self.cells:
             if cell.state == "running":
                 done = f"{cell.done:.0%}" if cell.stage is None else f"{cell.stage} {cell.done:.0%}"
-                score = "" if cell.score is None else f"{cell.score:.2f}"
+                score = "" if cell.score is None else f"{cell.score:z.2f}"
                 table.add_row(cell.name, done, score, clock(cell.seconds))
         return table
 
