@@ -159,6 +159,39 @@ def run(results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell
     return record.exit_code
 
 
+@cli.command(name="eval")
+@click.argument("records", metavar="RECORD...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--protocol",
+    default="offline",
+    show_default=True,
+    help="Where contexts come from: offline, offline_shifted, online.",
+)
+@click.option("--episodes", type=click.IntRange(1), help="Per task.  [default: as the run]")
+@click.option("--eval-split", "split", help="Tasks: test or validation.  [default: as the run]")
+@click.option("--context-level", "level", help="Of the logs that contexts are drawn from.  [default: the run's]")
+@data_dir_option
+def evaluate(records: Sequence[Path], data_dir: Path | None, **request: Any) -> None:
+    """Evaluate the final parameters of recorded runs again.
+
+    Each evaluation has a record of its own, in the folder seed-K.evaluations beside the run's seed-K.json: its name
+    tells protocol, level of the contexts, split and episodes per task.
+    """
+    from omrlbench.progress import Bar
+    from omrlbench.reevaluation import Request, evaluate_again
+
+    argv, asked = ["bench", *sys.argv[1:]], Request(**request)
+    for path in records:
+        with Bar("evaluating") as bar:
+            target, made = evaluate_again(
+                path, asked, data_dir=data_dir, argv=argv, on_data_progress=bar.update, on_message=bar.message
+            )
+        run = made.config
+        click.echo(f"{run['algo']} on {run['env']}, {run['level']} data, seed {run['seed']}, {target.stem}: ", nl=False)
+        click.echo(f"score {made.result['score']:z.2f} on {len(made.result['task_ids'])} tasks")
+        click.echo(f"record: {target}")
+
+
 def present(record: "RunRecord", path: Path) -> None:
     """Draw the run's picture, print its table, and say where record and picture are."""
     import numpy as np

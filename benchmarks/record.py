@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,17 @@ RESULT_KEYS = ("status", "message", "score", "curve", "evaluations")
 PACKAGES = ("omrl-bench", "torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
+class Record:
+    """What both kinds of record have in common. All values are plain JSON types."""
+
+    def to_json(self) -> str:
+        """Raises ValueError if a number is NaN or infinite."""
+        return json.dumps({"schema_version": self.schema_version} | asdict(self), indent=1, allow_nan=False) + "\n"
+
+
 @dataclass(frozen=True)
-class RunRecord:
-    """One run. All values are plain JSON types.
+class RunRecord(Record):
+    """One run.
 
     `config` is complete and equal for equal runs. `result` is equal, bitwise, whenever the same run is
     repeated on one machine. `execution` is about this particular time. docs/protocols.md describes the keys.
@@ -42,42 +50,69 @@ class RunRecord:
     def exit_code(self) -> int:
         return Diverged.exit_code if self.status == "diverged" else 0
 
-    def to_json(self) -> str:
-        """Raises ValueError if a number is NaN or infinite."""
-        return json.dumps({"schema_version": self.schema_version} | asdict(self), indent=1, allow_nan=False) + "\n"
+
+@dataclass(frozen=True)
+class EvaluationRecord(Record):
+    """One later evaluation of a run's final parameters, kept in `evaluations_folder` of the run's record.
+
+    `config` is the run's, `evaluation` what was asked and of which run, `result` an entry as in a run's `evaluations`.
+    `execution` is about this particular time. docs/protocols.md describes the keys.
+    """
+
+    config: dict[str, Any]
+    evaluation: dict[str, Any]
+    result: dict[str, Any]
+    execution: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
 
 
-def write_record(path: Path, record: RunRecord) -> None:
+def evaluations_folder(record: Path) -> Path:
+    """Where later evaluations of the run with this record are kept, one file each."""
+    return record.with_suffix(".evaluations")
+
+
+def write_record(path: Path, record: Record) -> None:
     write_atomic(path, record.to_json().encode())
 
 
 def read_record(path: Path) -> RunRecord:
     """The record at `path`. Raises BenchError naming the file and what is wrong with it."""
+    return RunRecord(**_read(path, "run record", RunRecord))
+
+
+def read_evaluation(path: Path) -> EvaluationRecord:
+    """The record of a later evaluation at `path`. Raises BenchError naming the file and what is wrong with it."""
+    return EvaluationRecord(**_read(path, "record of an evaluation", EvaluationRecord))
+
+
+def _read(path: Path, kind: str, form: type[Record]) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text(), parse_constant=_refuse_constant)
     except FileNotFoundError:
-        raise BenchError(f"there is no run record {path}") from None
+        raise BenchError(f"there is no {kind} {path}") from None
     except ValueError as error:
-        raise BenchError(f"{path} is not a run record: {error}") from None
-    problem = _problem(table)
+        raise BenchError(f"{path} is not a {kind}: {error}") from None
+    problem = _problem(table, form)
     if problem:
-        raise BenchError(f"{path} is not a run record of schema {SCHEMA_VERSION}: {problem}")
-    return RunRecord(**table)
+        raise BenchError(f"{path} is not a {kind} of schema {SCHEMA_VERSION}: {problem}")
+    return table
 
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"it holds {text}")
 
 
-def _problem(table: Any) -> str | None:
-    """What keeps `table` from being a record, None if nothing does."""
+def _problem(table: Any, form: type[Record]) -> str | None:
+    """What keeps `table` from being a record of this form, None if nothing does."""
     if not isinstance(table, dict):
         return "it is not a JSON object"
     if table.get("schema_version") != SCHEMA_VERSION:
         return f"its schema version is {table.get('schema_version')}"
-    sections = {"schema_version", "config", "sources", "result", "execution"}
+    sections = {field.name for field in fields(form)}
     if table.keys() != sections:
         return f"missing or unknown sections: {', '.join(sorted(table.keys() ^ sections))}"
+    if form is not RunRecord:
+        return None
     missing = [key for key in RESULT_KEYS if key not in table["result"]]
     if missing:
         return f"its result has no {missing[0]}"

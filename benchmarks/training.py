@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -34,7 +35,7 @@ from omrlbench.evaluation import (
     generator,
     seed_sequence,
 )
-from omrlbench.record import RunRecord, environment_facts, read_record, write_atomic, write_record
+from omrlbench.record import RunRecord, environment_facts, evaluations_folder, read_record, write_atomic, write_record
 from omrlbench.registry import algorithm_class, meta_env
 from omrlbench.weights import stored_weights
 
@@ -110,32 +111,31 @@ def check_device(device: str) -> None:
         raise BenchError(f"device {device!r} is not available here") from None
 
 
-def load_logs(
-    config: RunConfig,
-    data_dir: str | Path | None,
-    on_progress: Callable[[str, int, int], None] | None = None,
-    on_message: Callable[[str], None] = lambda message: None,
-) -> dict[str, MultiTaskDataset]:
+def load_logs(config: RunConfig, *arguments: Any) -> dict[str, MultiTaskDataset]:
     """By protocol, the data that contexts are drawn from, as the method sees them; those of "offline" it learns from.
 
-    "offline_shifted" is missing where a split has but one task.
+    `arguments` are those of `checked_dataset`. "offline_shifted" is missing where a split has but one task.
     """
+    own = load_own(config, *arguments)
+    shifted = contexts_of(config, config.level + SHIFTED, own, *arguments) if can_shift(own.spec.tasks) else None
+    return {"offline": own, "online": own} | ({} if shifted is None else {"offline_shifted": shifted})
 
-    def load(level: str) -> MultiTaskDataset:
-        return checked_dataset(config, level, data_dir, on_progress, on_message)
 
-    own = on_device(load(config.level).for_learning(), config.training.device)
-    logs = {"offline": own, "online": own}
-    if can_shift(own.spec.tasks):
-        shifted = on_device(load(config.level + SHIFTED), config.training.device)
-        logs["offline_shifted"] = shifted.as_contexts_for(own)
-    return logs
+def load_own(config: RunConfig, *arguments: Any) -> MultiTaskDataset:
+    """The data that the run learns from, as the method sees them."""
+    return on_device(checked_dataset(config, config.level, *arguments).for_learning(), config.training.device)
+
+
+def contexts_of(config: RunConfig, level: str, own: MultiTaskDataset, *arguments: Any) -> MultiTaskDataset:
+    """The data of `level` as a method sees them that learns from `own`."""
+    contexts = checked_dataset(config, level, *arguments)
+    return on_device(contexts, config.training.device).as_contexts_for(own)
 
 
 def checked_dataset(
     config: RunConfig,
     level: str,
-    data_dir: str | Path | None,
+    data_dir: str | Path | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
     on_message: Callable[[str], None] = lambda message: None,
 ) -> MultiTaskDataset:
@@ -332,6 +332,7 @@ class TrainingRun:
         for file in map(self.path.with_suffix, BESIDE_RECORD):
             if file.name not in artefacts:
                 file.unlink(missing_ok=True)
+        shutil.rmtree(evaluations_folder(self.path), ignore_errors=True)
         return record
 
     def begin_stage(self, stage: str) -> None:
