@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from omrlbench.config import RunConfig
     from omrlbench.data.dataset import MultiTaskDataset
     from omrlbench.envs.registry import MetaEnvSpec
     from omrlbench.record import RunRecord
@@ -23,6 +24,7 @@ FILE_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
 )
+DIFFERENT = 5  # exit code where a repeated run did not come out as its record has it
 INTERRUPTED = 130
 PARAMETERS_SHOWN = 3  # of a task, at most, beside its return
 PIPE_WIDTH = 160  # columns where the output is no terminal
@@ -99,8 +101,8 @@ results_dir_option = click.option(
     "--results-dir", type=click.Path(path_type=Path), help="Where results go.  [default: results/local]"
 )
 cell_options = options(
-    click.option("--algo", required=True, help="Method, see bench list algos."),
-    click.option("--env", required=True, help="Meta-environment, see bench list envs."),
+    click.option("--algo", help="Method, see bench list algos."),
+    click.option("--env", help="Meta-environment, see bench list envs."),
     level_option,
     click.option("--budget", default="cpu", show_default=True, help="Amount of training: smoke, cpu, paper."),
     click.option("--preset", help="Named values of the method, for example released-code."),
@@ -128,22 +130,28 @@ def cli() -> None:
 
 @cli.command()
 @cell_options
+@click.option("--from", "source", type=click.Path(path_type=Path), help="A record to repeat, instead of all of these.")
 @results_dir_option
 @data_dir_option
 @click.option("--overwrite", is_flag=True, help="Run again although a record exists.")
-def run(results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell: Any) -> int:
+def run(source: Path | None, results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell: Any) -> int:
     """Train one method on one meta-environment and evaluate it.
 
     Writes one record and one picture. Interrupted, the same command goes on where it stopped.
     """
-    from omrlbench.config import resolve
-
-    config = resolve(**cell)
+    repeated = None if source is None else recorded(source, cell)
+    config = chosen_config(cell) if repeated is None else repeated[1]
 
     from omrlbench import training
+    from omrlbench.errors import BenchError
     from omrlbench.progress import Bar
 
     results_dir = results_dir or training.default_results_dir()
+    path = config.record_path(results_dir)
+    if source is not None and not overwrite and path.resolve() == source.resolve():
+        raise BenchError(
+            f"{source} is where the repetition would go: add --overwrite, or --results-dir for another place"
+        )
     with Bar("loading data") as bar:
         record = training.run(
             config,
@@ -155,8 +163,40 @@ def run(results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell
             on_message=bar.message,
             on_data_progress=bar.update,
         )
-    present(record, config.record_path(results_dir))
-    return record.exit_code
+    present(record, path)
+    return record.exit_code if repeated is None else compare_repetition(source, repeated[0], record)
+
+
+def chosen_config(cell: dict[str, Any]) -> "RunConfig":
+    from omrlbench.config import resolve
+
+    for name in ("algo", "env"):
+        if cell[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
+    return resolve(**cell)
+
+
+def recorded(source: Path, cell: dict[str, Any]) -> tuple["RunRecord", "RunConfig"]:
+    """What `run --from` repeats. The options that choose a cell are wrong beside it."""
+    from omrlbench.record import read_record
+    from omrlbench.repetition import recorded_config
+
+    ctx = click.get_current_context()
+    for option in ctx.command.params:
+        if option.name in cell and ctx.get_parameter_source(option.name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--from repeats the run as it was, without {option.opts[0]}.")
+    record = read_record(source)
+    return record, recorded_config(source, record)
+
+
+def compare_repetition(source: Path, before: "RunRecord", after: "RunRecord") -> int:
+    """Say whether a repeated run came out as its record has it; the exit code."""
+    from omrlbench.repetition import differing_keys
+
+    differing = differing_keys(before, after)
+    for section, keys in differing.items():
+        click.echo(f"{section} {'differs in ' + ', '.join(keys) if keys else 'equal'}: {source}")
+    return after.exit_code or (DIFFERENT if any(differing.values()) else 0)
 
 
 @cli.command(name="eval")
@@ -316,9 +356,9 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
 @cell_options
 def show(**cell: Any) -> None:
     """Print every value of a run's configuration and where it came from."""
-    from omrlbench.config import explain, resolve
+    from omrlbench.config import explain
 
-    rows = explain(resolve(**cell))
+    rows = explain(chosen_config(cell))
     print_table(("key", "value", "from"), ((key, str(value), source) for key, value, source in rows))
 
 

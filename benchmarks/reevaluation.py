@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omrlbench.algorithms.algorithm import LAST_STAGE
-from omrlbench.config import EVAL_SPLITS, RunConfig, check_installed
+from omrlbench.config import EVAL_SPLITS, RunConfig
 from omrlbench.data.dataset import MultiTaskDataset
 from omrlbench.data.identity import SHIFTED
 from omrlbench.envs.registry import LEVELS
@@ -15,12 +15,12 @@ from omrlbench.errors import BenchError, unknown
 from omrlbench.evaluation import PROTOCOLS, evaluate
 from omrlbench.record import (
     EvaluationRecord,
-    RunRecord,
     environment_facts,
     evaluations_folder,
     read_record,
     write_record,
 )
+from omrlbench.repetition import recorded_config
 from omrlbench.training import (
     as_plain,
     check_device,
@@ -94,18 +94,6 @@ def evaluate_again(
     evaluated = EvaluationRecord(record.config, evaluation, result, environment_facts(argv, config.training.device))
     write_record(target, evaluated)
     return target, evaluated
-
-
-def recorded_config(path: Path, record: RunRecord) -> RunConfig:
-    """The configuration of a record. Raises BenchError, naming what differs, if it cannot be repeated here."""
-    try:
-        config = RunConfig.from_dict(record.config)
-        check_installed(config)
-    except BenchError as error:
-        raise BenchError(f"{path}: {error}") from None
-    if config.fingerprint != record.config["fingerprint"]:
-        raise BenchError(f"{path}: its config does not have its fingerprint, so it was changed by hand")
-    return config
 
 
 def _check(config: RunConfig, request: Request, split: str, level: str) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -209,6 +210,56 @@ def test_finished_run_is_shown_again_and_repeated_on_request(run):
     assert read_record(path).result == before.result
     assert read_record(path).execution["sittings"] != before.execution["sittings"]
     assert path.with_suffix(".png").exists()
+
+
+def test_a_recorded_run_is_repeated_and_compared(run, bench, tmp_path, data_dir):
+    run("--set", "learning_rate=0.02", "--seed", "3")
+    (source,) = tmp_path.rglob("seed-3.json")
+    places = ["--data-dir", data_dir, "--results-dir"]
+    code, out, err = bench("run", "--from", source, *places, tmp_path / "again")
+    assert code == 0 and not err
+    assert out.splitlines()[-2:] == [f"config equal: {source}", f"result equal: {source}"]
+    (copy,) = (tmp_path / "again").rglob("seed-3.json")
+    assert read_record(copy).config == read_record(source).config and read_record(copy).sources["steps"]
+    code, out, err = bench("run", "--from", source, *places, tmp_path)
+    assert code == 2 and not out and "add --overwrite, or --results-dir" in err
+    code, out, _ = bench("run", "--from", source, *places, tmp_path, "--overwrite")
+    assert code == 0 and out.endswith(f"result equal: {source}\n")
+
+    record = read_record(source)
+    write_record(source, replace(record, result=record.result | {"score": 0.5, "evaluations": []}))
+    code, out, _ = bench("run", "--from", source, *places, tmp_path / "other")
+    assert code == 5 and out.endswith(f"config equal: {source}\nresult differs in score, evaluations: {source}\n")
+
+
+def test_a_record_of_another_installation_is_not_repeated(run, bench, tmp_path, monkeypatch):
+    import tiny_method
+
+    run()
+    (source,) = tmp_path.rglob("seed-0.json")
+    code, out, err = bench("run", "--from", source, "--seed", "1")
+    assert code == 2 and not out and "--from repeats the run as it was, without --seed" in err
+    monkeypatch.setattr(tiny_method.Cloning, "revision", 2)
+    code, out, err = bench("run", "--from", source, "--results-dir", tmp_path / "again")
+    assert code == 2 and not out and len(err.splitlines()) == 1
+    assert "it has algorithm revision 1, this installation 2" in err
+    monkeypatch.undo()
+    code, _, err = bench("run", "--from", tmp_path / "none.json")
+    assert code == 2 and "there is no run record" in err
+
+
+def test_eval_prints_one_line_and_the_record_of_each_run(run, bench, tmp_path, data_dir):
+    for seed in (0, 1):
+        run("--seed", seed)
+    sources = sorted(tmp_path.rglob("seed-*.json"))
+    asked = ["--protocol", "offline_shifted", "--episodes", 2, "--data-dir", data_dir]
+    code, out, err = bench("eval", *sources, *asked)
+    lines = out.splitlines()
+    assert code == 0 and not err and len(lines) == 4
+    start = "tiny on sparse_point_robot, expert data, seed 1, offline_shifted-expert-test-2: score "
+    assert lines[2].startswith(start) and lines[2].endswith(" on 20 tasks")
+    target = sources[1].with_suffix(".evaluations") / "offline_shifted-expert-test-2.json"
+    assert lines[3] == f"record: {target}" and target.exists()
 
 
 def test_diverged_run_exits_with_3_and_keeps_its_record(run, tmp_path):

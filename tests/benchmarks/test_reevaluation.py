@@ -105,7 +105,7 @@ def test_what_cannot_be_evaluated_is_one_line_with_the_fix(focal, data_dir, tmp_
         evaluate_again(path, Request(), data_dir=data_dir)
     table["config"]["algorithm"]["context_size"] += 1
     path.write_text(json.dumps(table))
-    with pytest.raises(BenchError, match="its config does not have its fingerprint, so it was changed by hand"):
+    with pytest.raises(BenchError, match="was changed by hand: its config does not have its fingerprint"):
         evaluate_again(path, Request(), data_dir=data_dir)
     monkeypatch.setattr(configuration.algorithm_class("focal"), "revision", 99)
     with pytest.raises(BenchError, match="it has algorithm revision .*, this installation 99"):
