@@ -134,7 +134,17 @@ def cli() -> None:
 @results_dir_option
 @data_dir_option
 @click.option("--overwrite", is_flag=True, help="Run again although a record exists.")
-def run(source: Path | None, results_dir: Path | None, data_dir: Path | None, overwrite: bool, **cell: Any) -> int:
+@click.option("--tensorboard", is_flag=True, help="Also write the curve for TensorBoard, beside the record.")
+@click.option("--wandb", is_flag=True, help="Also log the curve to Weights & Biases.")
+def run(
+    source: Path | None,
+    results_dir: Path | None,
+    data_dir: Path | None,
+    overwrite: bool,
+    tensorboard: bool,
+    wandb: bool,
+    **cell: Any,
+) -> int:
     """Train one method on one meta-environment and evaluate it.
 
     Writes one record and one picture. Interrupted, the same command goes on where it stopped.
@@ -159,6 +169,7 @@ def run(source: Path | None, results_dir: Path | None, data_dir: Path | None, ov
             data_dir=data_dir,
             argv=["bench", *sys.argv[1:]],
             overwrite=overwrite,
+            sinks=[name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted],
             on_progress=bar.training,
             on_message=bar.message,
             on_data_progress=bar.update,

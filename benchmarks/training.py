@@ -37,13 +37,14 @@ from omrlbench.evaluation import (
 )
 from omrlbench.record import RunRecord, environment_facts, evaluations_folder, read_record, write_atomic, write_record
 from omrlbench.registry import algorithm_class, meta_env
+from omrlbench.sinks import Sink, open_sinks
 from omrlbench.weights import stored_weights
 
 SCORED_EVALUATIONS = 3  # the score of a run is the mean of this many last evaluations
 HEADLINE_PROTOCOL = "offline"
 CHECK_INTERVAL = 50  # updates between two looks at the losses
 LOSS_LIMIT = 1e8
-BESIDE_RECORD = (".npz", ".safetensors", ".png", ".checkpoint")  # suffixes
+BESIDE_RECORD = (".npz", ".safetensors", ".csv", ".png", ".checkpoint")  # suffixes
 PICTURE_LIMIT = 500_000  # bytes of the picture's arrays
 CONTEXTS_PER_TASK = 10  # embedded for the picture of the task space
 
@@ -71,6 +72,7 @@ def run(
     data_dir: str | Path | None = None,
     argv: Sequence[str] | None = None,
     overwrite: bool = False,
+    sinks: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_message: Callable[[str], None] = lambda message: None,
     on_data_progress: Callable[[str, int, int], None] | None = None,
@@ -78,13 +80,15 @@ def run(
     """Train, evaluate and write the record; go on where an interrupted run of the same configuration stopped.
 
     A run with a record is not repeated unless `overwrite` is set, and then keeps the old record until it has the
-    new one; it too goes on where it was interrupted. `on_message` is told in one line when a run is resumed, has a
-    record already, or diverged, and when another process makes the dataset; `on_data_progress` gets
-    (what, done, total) while the dataset is made. Raises RunBusy if another process has this run, Interrupted after
-    SIGINT or SIGTERM, and OSError or DatasetError if a file cannot be written.
+    new one; it too goes on where it was interrupted. `sinks` name those of `omrlbench.sinks` that get the curve besides
+    the CSV file. `on_message` is told in one line when a run is resumed, has a record already, or diverged, and when
+    another process makes the dataset; `on_data_progress` gets (what, done, total) while the dataset is made. Raises
+    RunBusy if another process has this run, Interrupted after SIGINT or SIGTERM, and OSError or DatasetError if a file
+    cannot be written.
     """
     path = config.record_path(results_dir or default_results_dir())
     check_device(config.training.device)
+    opened = open_sinks(sinks, config, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
         remove_stale_checkpoint(path)
@@ -94,8 +98,8 @@ def run(
             on_message(f"already {'finished' if finished else f'run, status {record.status}'}: {path}")
             return record
         logs = load_logs(config, data_dir, on_data_progress, on_message)
-        with deterministic(), StopSignal() as stop:
-            training = TrainingRun(config, logs, path)
+        with deterministic(), StopSignal() as stop, closing_all(opened):
+            training = TrainingRun(config, logs, path, opened)
             if training.resume():
                 on_message(f"resuming at {training.place()}")
             record = training.complete(stop, on_progress, argv)
@@ -155,6 +159,15 @@ def checked_dataset(
         reason = "made by another recipe than this version's"
         raise BenchError(f"{dataset.metadata['id']}: {reason}; make it again: {command}")
     return dataset
+
+
+@contextmanager
+def closing_all(sinks: Sequence[Sink]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for sink in sinks:
+            sink.close()
 
 
 def remove_stale_checkpoint(path: Path) -> None:
@@ -255,8 +268,9 @@ def check_losses(means: dict[str, float], place: str) -> None:
 class TrainingRun:
     """The state of one run between its first update and its record."""
 
-    def __init__(self, config: RunConfig, logs: dict[str, MultiTaskDataset], path: Path):
+    def __init__(self, config: RunConfig, logs: dict[str, MultiTaskDataset], path: Path, sinks: Sequence[Sink]):
         dataset = logs[HEADLINE_PROTOCOL]
+        self.sinks = sinks
         self.config, self.logs, self.dataset, self.path = config, logs, dataset, path
         self.checkpoint = path.with_suffix(".checkpoint")
         self.identity = {
@@ -321,6 +335,8 @@ class TrainingRun:
             result, artefacts = self.finished_result(), self.write_artefacts()
         except Diverged as error:
             result, artefacts = self.diverged_result(error), []
+        if self.curve:
+            artefacts.append(self.path.with_suffix(".csv").name)
         dataset = data_identity(self.dataset)
         record = RunRecord(
             config=self.config.to_dict() | {"dataset": dataset},
@@ -391,6 +407,8 @@ class TrainingRun:
         finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
         embedding = {name: self.embedding_numbers(name) for name in dict.fromkeys(("train", split))}
         self.curve.append({"step": self.step, "metrics": finite, "embedding": embedding} | as_plain(point))
+        for sink in self.sinks:
+            sink.write(self.curve)
         if index >= number_of_evaluations(training.steps, training.eval_interval) - SCORED_EVALUATIONS:
             embedding = {"embedding": self.embedding_numbers(self.config.eval_split)}
             self.evaluations.append(self.final_evaluation(HEADLINE_PROTOCOL) | embedding)

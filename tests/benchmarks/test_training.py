@@ -58,6 +58,7 @@ def test_a_run_leaves_one_record_with_curve_scores_and_artefacts(tmp_path, data_
         "seed-0.json",
         "seed-0.npz",
         "seed-0.safetensors",
+        "seed-0.csv",
     }
     assert [point["step"] for point in record.result["curve"]] == [25, 50, 75, 100, 110]
     assert {point["split"] for point in record.result["curve"]} == {"validation"}
