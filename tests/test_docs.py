@@ -59,14 +59,14 @@ def test_documented_command_parses(command):
 
 
 ELSEWHERE = {"nearest_action", "sliding_block"}  # names of other packages, see test_plugin
-RESOLVED = [c for c in DOCUMENTED if c.startswith(("run ", "show ")) and not ELSEWHERE & set(c.split())]
+RESOLVED = [c for c in DOCUMENTED if c.startswith(("run ", "show ")) and not (ELSEWHERE | {"--from"}) & set(c.split())]
 
 
 @pytest.mark.parametrize("command", RESOLVED)
 def test_documented_run_resolves(command):
     from omrlbench.config import resolve
 
-    elsewhere = ("results_dir", "data_dir", "overwrite")
+    elsewhere = ("source", "results_dir", "data_dir", "overwrite", "tensorboard", "wandb")
     params = parse(shlex.split(command)).params
     resolve(**{key: value for key, value in params.items() if key not in elsewhere})
 
