@@ -222,25 +222,32 @@ def compare_repetition(source: Path, before: "RunRecord", after: "RunRecord") ->
 @click.option("--eval-split", "split", help="Tasks: test or validation.  [default: as the run]")
 @click.option("--context-level", "level", help="Of the logs that contexts are drawn from.  [default: the run's]")
 @data_dir_option
-def evaluate(records: Sequence[Path], data_dir: Path | None, **request: Any) -> None:
+def evaluate(records: Sequence[Path], data_dir: Path | None, **request: Any) -> int:
     """Evaluate the final parameters of recorded runs again.
 
     Each evaluation has a record of its own, in the folder seed-K.evaluations beside the run's seed-K.json: its name
-    tells protocol, level of the contexts, split and episodes per task.
+    tells protocol, level of the contexts, split and episodes per task. A record that cannot be evaluated does not stop
+    the others.
     """
+    from omrlbench.errors import BenchError
     from omrlbench.progress import Bar
     from omrlbench.reevaluation import Request, evaluate_again
 
-    argv, asked = ["bench", *sys.argv[1:]], Request(**request)
+    argv, asked, exit_code = ["bench", *sys.argv[1:]], Request(**request), 0
     for path in records:
-        with Bar("evaluating") as bar:
-            target, made = evaluate_again(
-                path, asked, data_dir=data_dir, argv=argv, on_data_progress=bar.update, on_message=bar.message
-            )
+        try:
+            with Bar("evaluating") as bar:
+                target, made = evaluate_again(
+                    path, asked, data_dir=data_dir, argv=argv, on_data_progress=bar.update, on_message=bar.message
+                )
+        except BenchError as error:
+            exit_code = _complain(str(error), error.exit_code)
+            continue
         run = made.config
         click.echo(f"{run['algo']} on {run['env']}, {run['level']} data, seed {run['seed']}, {target.stem}: ", nl=False)
         click.echo(f"score {made.result['score']:z.2f} on {len(made.result['task_ids'])} tasks")
         click.echo(f"record: {target}")
+    return exit_code
 
 
 def present(record: "RunRecord", path: Path) -> None:

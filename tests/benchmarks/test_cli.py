@@ -253,9 +253,9 @@ def test_eval_prints_one_line_and_the_record_of_each_run(run, bench, tmp_path, d
         run("--seed", seed)
     sources = sorted(tmp_path.rglob("seed-*.json"))
     asked = ["--protocol", "offline_shifted", "--episodes", 2, "--data-dir", data_dir]
-    code, out, err = bench("eval", *sources, *asked)
+    code, out, err = bench("eval", sources[0], tmp_path / "none.json", sources[1], *asked)
     lines = out.splitlines()
-    assert code == 0 and not err and len(lines) == 4
+    assert code == 2 and err == f"bench: there is no run record {tmp_path / 'none.json'}\n" and len(lines) == 4
     start = "tiny on sparse_point_robot, expert data, seed 1, offline_shifted-expert-test-2: score "
     assert lines[2].startswith(start) and lines[2].endswith(" on 20 tasks")
     target = sources[1].with_suffix(".evaluations") / "offline_shifted-expert-test-2.json"

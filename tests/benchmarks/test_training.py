@@ -315,7 +315,7 @@ def test_the_curve_falls_back_to_train_tasks_where_there_are_no_validation_tasks
     monkeypatch.setattr(training, "load_logs", lambda *_: {"offline": dataset, "online": dataset})
     monkeypatch.setattr(training, "evaluate", fake)
     monkeypatch.setitem(dataset.spec.tasks.splits, "validation", ())
-    training.run(config, results_dir=tmp_path, data_dir=data_dir)
-    assert splits[:2] == ["train", "test"]
+    record = training.run(config, results_dir=tmp_path, data_dir=data_dir)
+    assert splits[:2] == ["train", "test"] and "one task" in record.result["unmeasured"]["offline_shifted"]
     with pytest.raises(BenchError, match="has no validation tasks"):
         configure(eval_split="validation")
