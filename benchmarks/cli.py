@@ -275,6 +275,43 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
 
 
 @cli.command()
+@click.option(
+    "--results-dir", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help="Records."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Where the report goes."
+)
+@click.option("--check", is_flag=True, help="Write nothing: name the files whose text the records do not give.")
+def report(results_dir: Path, out: Path, check: bool) -> int:
+    """Write the leaderboard from the records: BENCHMARKS.md, results/leaderboard.csv and figures.
+
+    Exit codes: 0, or 1 where --check finds a difference, or 2 where a record is damaged or changed by hand; the report
+    then leaves it out.
+    """
+    from omrlbench.leaderboard import leaderboard, read_results, texts
+
+    board = leaderboard(read_results(results_dir))
+    files = {out / name: text for name, text in texts(board).items()}
+    if check:
+        differing = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
+        for path in differing:
+            click.echo(f"{path} is not what {results_dir} gives: write it by bench report", err=True)
+    else:
+        from omrlbench.leaderboard_figures import draw_all
+        from omrlbench.record import write_atomic
+
+        differing = []
+        drawn = draw_all(board, out / "results" / "figures")
+        for path, text in files.items():
+            write_atomic(path, text.encode())
+        for path in [*files, *drawn]:
+            click.echo(path)
+    for path, reason in board.results.refused.items():
+        click.echo(f"refused: {results_dir / path} {reason}", err=True)
+    return 2 if board.results.refused else 1 if differing else 0
+
+
+@cli.command()
 @cell_options
 def show(**cell: Any) -> None:
     """Print every value of a run's configuration and where it came from."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from inspect import signature
 from pathlib import Path
@@ -88,9 +88,33 @@ class RunConfig:
         identity["training"].pop("checkpoint_interval", None)
         return hashlib.sha256(json.dumps(identity, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "RunConfig":
+        """The configuration that the `config` of a record holds; fields that it lacks have their defaults.
+
+        Raises BenchError where the method is unknown here, or has no such field or value.
+        """
+        values = {f.name: stored.get(f.name) for f in fields(cls)} | {"sources": {}}
+        values["dataset"] = stored["dataset"]["recipe"]
+        sections = {"training": TrainingConfig, "algorithm": algorithm_class(stored["algo"]).Config}
+        for name, section in sections.items():
+            values[name] = _section(section, stored[name])
+        return cls(**values)
+
     def record_path(self, results_dir: str | Path) -> Path:
         cell = f"{self.budget}-{self.fingerprint[:8]}"
         return Path(results_dir) / self.env / self.level / self.algo / cell / f"seed-{self.seed}.json"
+
+
+def _section(section: type, stored: dict[str, Any]) -> Any:
+    """The config `section` with the JSON values of `stored`."""
+    hints = get_type_hints(section)
+    for key in stored.keys() - hints.keys():
+        raise unknown(f"key of {section.__name__}", key, hints)
+    try:
+        return section(**{key: convert(value, hints[key]) for key, value in stored.items()})
+    except ValueError as error:
+        raise BenchError(f"{section.__name__}: {error}") from None
 
 
 def _changed(section: Any) -> dict[str, Any]:
@@ -314,12 +338,17 @@ def _budgets() -> Any:
     return files("omrlbench") / "budgets"
 
 
-def _budget_layers(budget: str, env: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """(source, training values, algorithm values) of the budget, then of its section for `env`."""
+@cache
+def _yaml(path: Any) -> dict[str, Any]:
     import yaml
 
+    return yaml.safe_load(path.read_text())
+
+
+def _budget_layers(budget: str, env: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """(source, training values, algorithm values) of the budget, then of its section for `env`."""
     _check("budget", budget, budget_names())
-    table = yaml.safe_load((_budgets() / f"{budget}.yaml").read_text())
+    table = _yaml(_budgets() / f"{budget}.yaml")
     layers = [
         (f"budget {budget}", table),
         (f"budget {budget} on {env}", table.get("environments", {}).get(env, {})),
