@@ -288,7 +288,8 @@ def report(results_dir: Path, out: Path, check: bool) -> int:
     Exit codes: 0, or 1 where --check finds a difference, or 2 where a record is damaged or changed by hand; the report
     then leaves it out.
     """
-    from omrlbench.leaderboard import leaderboard, read_results, texts
+    from omrlbench.leaderboard import leaderboard, texts
+    from omrlbench.verification import read_results
 
     board = leaderboard(read_results(results_dir))
     files = {out / name: text for name, text in texts(board).items()}

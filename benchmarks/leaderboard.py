@@ -1,23 +1,23 @@
 """The leaderboard: BENCHMARKS.md and results/leaderboard.csv as a pure function of the records of a results folder.
 
-`read_results` verifies the records, `leaderboard` finds those that the suite promises, `texts` writes them up. Rows are
-methods, columns meta-environments; a cell holds the runs of one fingerprint, so revisions are never mixed.
+`leaderboard` finds the runs that the suite promises, `texts` writes them up. Rows are methods, columns
+meta-environments; a cell holds the runs of one fingerprint, so revisions are never mixed.
 """
 
 import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from omrlbench.claims import BUDGET, CLAIMS, judge_claims
 from omrlbench.config import RunConfig
 from omrlbench.data.identity import PINNED
 from omrlbench.envs.registry import get_meta_env
-from omrlbench.errors import BenchError
 from omrlbench.record import RunRecord
 from omrlbench.stats import (
     CONFIDENCE,
@@ -32,41 +32,12 @@ from omrlbench.stats import (
 )
 from omrlbench.suite import suite_cells
 from omrlbench.training import HEADLINE_PROTOCOL
-from omrlbench.verification import stale_reason, verified_record
+from omrlbench.verification import Results
 
 SUITE = "core"
 REFERENCE_ROWS = ("bc", "no_context", "oracle_task", "random_policy", "do_nothing", "expert_policy")
 NO_CONTEXT_LIMIT = 0.9  # a score without context that leaves next to nothing for adaptation
 NONE = "–"
-
-
-@dataclass(frozen=True)
-class Results:
-    """What lies in a results folder: usable `runs` by cell folder and seed, and why others are not used."""
-
-    runs: dict[Path, dict[int, RunRecord]] = field(default_factory=dict)
-    stale: dict[Path, str] = field(default_factory=dict)
-    refused: dict[Path, str] = field(default_factory=dict)
-
-
-def read_results(results_dir: Path) -> Results:
-    """All records below `results_dir`; paths in the answer are relative to it. Raises BenchError without a folder."""
-    if not results_dir.is_dir():
-        raise BenchError(f"there is no results folder {results_dir}, give another by --results-dir")
-    results = Results()
-    for path in sorted(results_dir.rglob("seed-*.json")):
-        place = path.relative_to(results_dir)
-        try:
-            record = verified_record(path, results_dir)
-        except BenchError as error:
-            results.refused[place] = str(error).removeprefix(f"{path} ")
-            continue
-        reason = stale_reason(record)
-        if reason:
-            results.stale[place] = reason
-        else:
-            results.runs.setdefault(place.parent, {})[record.config["seed"]] = record
-    return results
 
 
 @dataclass(frozen=True)
@@ -196,6 +167,7 @@ def texts(board: Leaderboard) -> dict[str, str]:
         "adaptation": adaptation(board),
         "headline": aggregate_table(board, board.headline),
         "everywhere": aggregate_table(board, board.columns),
+        "claims": claims_table(board),
         "protocols": protocol_tables(board),
         "cost": cost(board),
         "provenance": provenance(board),
@@ -290,6 +262,19 @@ def aggregate_table(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> s
         found = ", ".join(f"{simulated_coverage(n, len(columns)):.0%} for n = {n}" for n in sizes)
         lines += ["", f"Coverage of these intervals: nominal {CONFIDENCE:.0%}, simulated {found}."]
     return "\n".join(lines)
+
+
+def claims_table(board: Leaderboard) -> str:
+    rows = []
+    for claim, verdict in zip(CLAIMS, judge_claims(board.results), strict=True):
+        found = verdict.improvement
+        effect = [with_ends(found), " and ".join(map(str, found.n))] if found else [NONE, NONE]
+        p = NONE if verdict.p is None else f"{verdict.p:.2g}"
+        status = f"**{verdict.status}** at the {BUDGET} budget" + (f": {verdict.reason}" if verdict.reason else "")
+        sides = [f"{claim.better} > {claim.worse}", claim.measure, ", ".join(claim.envs), claim.where]
+        rows.append([*sides, *effect, p, status])
+    header = ["claim", "measure", "meta-environments", "in the paper", "P(first > second)", "n", "p", "verdict"]
+    return table(header, rows)
 
 
 def protocol_tables(board: Leaderboard) -> str:

@@ -107,8 +107,13 @@ def performance_profile(scores: ArrayLike, thresholds: np.ndarray) -> list[Estim
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Estimate:
+    """`wins` with its interval."""
+    return _bootstrap(lambda a, b: np.array([wins(a, b)]), x, y)[0]
+
+
+def wins(x: np.ndarray, y: np.ndarray) -> float:
     """P(X > Y) + P(X = Y) / 2 of runs `x` (n, columns) and `y` (m, columns), mean over columns."""
-    return _bootstrap(lambda a, b: np.array([(np.sign(a[:, None] - b).mean() + 1) / 2]), x, y)[0]
+    return float(np.sign(x[:, None] - y).mean() + 1) / 2
 
 
 def _bootstrap(function: Callable[..., np.ndarray], *samples: ArrayLike) -> list[Estimate]:

@@ -5,6 +5,7 @@ configuration, scores those of the returns, and the run's score that of its eval
 """
 
 import math
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,35 @@ from omrlbench.training import HEADLINE_PROTOCOL, SCORED_EVALUATIONS, number_of_
 
 TOLERANCE = 1e-9  # between scores that processors of different kinds compute
 NUMBERS = ("wall_seconds", "steps_per_second", "peak_memory_bytes")  # of `execution`, that a report shows
+
+
+@dataclass(frozen=True)
+class Results:
+    """What lies in a results folder: usable `runs` by cell folder and seed, and why others are not used."""
+
+    runs: dict[Path, dict[int, RunRecord]] = field(default_factory=dict)
+    stale: dict[Path, str] = field(default_factory=dict)
+    refused: dict[Path, str] = field(default_factory=dict)
+
+
+def read_results(results_dir: Path) -> Results:
+    """All records below `results_dir`; paths in the answer are relative to it. Raises BenchError without a folder."""
+    if not results_dir.is_dir():
+        raise BenchError(f"there is no results folder {results_dir}, give another by --results-dir")
+    results = Results()
+    for path in sorted(results_dir.rglob("seed-*.json")):
+        place = path.relative_to(results_dir)
+        try:
+            record = verified_record(path, results_dir)
+        except BenchError as error:
+            results.refused[place] = str(error).removeprefix(f"{path} ")
+            continue
+        reason = stale_reason(record)
+        if reason:
+            results.stale[place] = reason
+        else:
+            results.runs.setdefault(place.parent, {})[record.config["seed"]] = record
+    return results
 
 
 def verified_record(path: Path, results_dir: Path) -> RunRecord:

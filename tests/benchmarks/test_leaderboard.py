@@ -12,10 +12,11 @@ from PIL import Image
 from omrlbench import training
 from omrlbench.cli import main
 from omrlbench.config import resolve
-from omrlbench.leaderboard import Cell, Leaderboard, Results, leaderboard, read_results, texts
+from omrlbench.leaderboard import Cell, Leaderboard, leaderboard, texts
 from omrlbench.leaderboard_figures import STYLES, curve, draw_all
 from omrlbench.record import read_record, write_record
 from omrlbench.suite import suite_cells
+from omrlbench.verification import Results, read_results
 
 ENV = "sparse_point_robot"
 COLUMN = (ENV, "expert")
