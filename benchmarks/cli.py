@@ -312,6 +312,62 @@ def report(results_dir: Path, out: Path, check: bool) -> int:
     return 2 if board.results.refused else 1 if differing else 0
 
 
+UNDECIDED_EXIT_CODE = 5
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--results-dir",
+    "results_dirs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Where methods and suites have their runs; repeatable, the first with a run counts."
+    "  [default: results/local, results/runs]",
+)
+@click.option("--budget", default="cpu", show_default=True, help="Of the runs of a method.")
+def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> int:
+    """Compare the runs of A with those of B in every meta-environment that both have.
+
+    A and B are methods, suites, or paths of records or of folders of them. The numbers are mean scores with Student's t
+    interval, the probability that a run of A beats one of B, and the exact p of no difference.
+
+    Exit codes: 0 where A is better, or shows no difference that it could; 1 where A is worse (p < 0.05 over all common
+    meta-environments together); 5 where the runs are too few for p < 0.05 whatever they score.
+    """
+    from omrlbench.compare import UNDECIDED, WORSE
+    from omrlbench.compare import compare as compare_sides
+    from omrlbench.leaderboard import plus_minus, with_ends
+    from omrlbench.training import default_results_dir
+
+    folders = results_dirs or (default_results_dir(), Path("results/runs"))
+    result = compare_sides(a, b, folders, budget)
+    rows = [
+        (c.column, plus_minus(c.a), plus_minus(c.b), " and ".join(map(str, c.improvement.n)), with_ends(c.improvement))
+        + (f"{c.p:.2g}",)
+        for c in result.columns
+    ]
+    click.echo(f"A: {a}\nB: {b}")
+    header = ("meta-environment", "score of A", "score of B", "n", "P(A > B)", "p")
+    print_table(header, rows, numbers=header[1:])
+    if len(result.columns) > 1 and result.together:
+        c = result.together
+        n = " and ".join(map(str, c.improvement.n))
+        click.echo(f"together: IQM {with_ends(c.a)} and {with_ends(c.b)}, n = {n} seeds that ran in all")
+        click.echo(f"together: P(A > B) {with_ends(c.improvement)}, p = {c.p:.2g}")
+    for remark in result.remarks:
+        click.echo(remark)
+    sentences = {
+        "better": "A is better than B",
+        "worse": "A is worse than B",
+        "alike": "no difference between A and B is shown",
+        "undecided": "too few runs to tell: with so many seeds no difference has p < 0.05",
+    }
+    click.echo(sentences[result.verdict])
+    return {WORSE: 1, UNDECIDED: UNDECIDED_EXIT_CODE}.get(result.verdict, 0)
+
+
 @cli.command()
 @cell_options
 def show(**cell: Any) -> None:

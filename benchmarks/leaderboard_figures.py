@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from omrlbench.envs.registry import get_meta_env
 from omrlbench.leaderboard import SUITE, Cell, Leaderboard
 from omrlbench.record import write_atomic
 from omrlbench.stats import Estimate, mean_interval, performance_profile, probability_of_improvement
@@ -25,6 +26,7 @@ from omrlbench.training import number_of_evaluations
 REFERENCE = "focal"  # what others are compared with
 THRESHOLDS = np.linspace(-0.1, 1.1, 121)
 UNTRAINED = ("random_policy", "do_nothing", "expert_policy")  # have a level, no curve
+INCOMPLETE = "no method has a seed in each of these yet"
 COLUMNS = 4  # panels side by side
 PIXELS_PER_INCH = 110
 
@@ -88,11 +90,13 @@ def environments(board: Leaderboard) -> Figure:
                 axes.barh(place, estimate.value, color=STYLES[method].colour, height=0.7)
                 interval(axes, place, estimate, "black", 1.2)
                 axes.text(1.24, place, f"{estimate.n[0]}", ha="right", va="center", fontsize=7, color="0.3")
+        if not any(estimates.values()):
+            note(axes, "no runs yet")
         axes.set_yticks(range(len(estimates)), estimates, fontsize=8)
         axes.axvline(0, color="0.3", linewidth=0.8)
         axes.set_xlim(-0.15, 1.25)
         axes.grid(axis="y", visible=False)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(board.methods) - 0.4, -0.6)
     about = "score on the test tasks: 0 random, 1 expert; lines: 95 % intervals, Student's t; at the right: n"
     finish(figure, board, "Score in every meta-environment", about)
     return figure
@@ -103,12 +107,12 @@ def curves(board: Leaderboard) -> Figure:
     figure, panels = grid(board, 2.3, "update", sharey=True)
     shown = {}
     for axes, column in zip(panels, board.columns, strict=True):
-        splits = set()
-        for method in board.methods:
-            cell = board.cells[column, method]
+        cells = {method: board.cells[column, method] for method in board.methods}
+        if not any(cell.runs for cell in cells.values()):
+            note(axes, "no runs yet")
+        for method, cell in cells.items():
             if not cell.runs:
                 continue
-            splits |= {point["split"] for run in cell.runs.values() for point in run.result["curve"]}
             steps, estimates = curve(cell)
             if method in UNTRAINED:
                 style = STYLES[method]
@@ -117,7 +121,8 @@ def curves(board: Leaderboard) -> Figure:
             shown[method] = line(axes, method, steps, estimates, markevery=0.2)
             if method == REFERENCE:
                 band(axes, method, steps, estimates)
-        axes.set_title(f"{axes.get_title()}\n{' and '.join(sorted(splits)) or 'no'} tasks", fontsize=9)
+        split = "validation" if get_meta_env(column[0]).tasks.splits["validation"] else "train"
+        axes.set_title(f"{axes.get_title()}\n{split} tasks", fontsize=9)
         axes.set_ylim(-0.15, 1.15)
     for axes in panels[::COLUMNS]:
         axes.set_ylabel("mean score", fontsize=9)
@@ -161,7 +166,7 @@ def aggregate_intervals(board: Leaderboard) -> Figure:
         panels[0].set_ylabel(f"{name}\n({len(columns)})", fontsize=9)
         panels[0].invert_yaxis()
         if not found:
-            panels[1].text(0.5, 0.5, "no method has a seed in each of them", ha="center", va="center")
+            note(panels[1], INCOMPLETE)
     about = f"score on the test tasks: 0 random, 1 expert; bars: 95 % stratified bootstrap intervals; {numbers(sizes)}"
     finish(figure, board, "Aggregate scores", about)
     return figure
@@ -177,7 +182,10 @@ def profiles(board: Leaderboard) -> Figure:
         shown[method] = line(axes, method, THRESHOLDS, estimates, markevery=10)
         if method == REFERENCE:
             band(axes, method, THRESHOLDS, estimates)
-    axes.set(xlabel="score τ: 0 random, 1 expert", ylabel="share of runs with score > τ", ylim=(-0.03, 1.03))
+    if not found:
+        note(axes, INCOMPLETE)
+    axes.set(xlabel="score τ: 0 random, 1 expert", xlim=THRESHOLDS[[0, -1]])
+    axes.set(ylabel="share of runs with score > τ", ylim=(-0.03, 1.03))
     legend(figure, shown)
     sizes = [estimates["IQM"].n[0] for estimates in found.values()]
     about = (
@@ -196,6 +204,8 @@ def improvement(board: Leaderboard) -> Figure:
     for place, method in enumerate(others):
         rows = [board.matrix(one, columns).rows for one in (REFERENCE, method)]
         dot(axes, place, method, probability_of_improvement(*rows))
+    if not others:
+        note(axes, INCOMPLETE)
     labels = [f"{method} (n = {found[method]['IQM'].n[0]})" for method in others]
     axes.set_yticks(range(len(others)), labels, fontsize=8)
     axes.invert_yaxis()
@@ -249,6 +259,10 @@ def dot(axes: Axes, place: float, method: str, estimate: Estimate) -> None:
 def interval(axes: Axes, place: float, estimate: Estimate, colour: Any, width: float, alpha: float = 1.0) -> None:
     if estimate.low is not None:
         axes.hlines(place, estimate.low, estimate.high, color=colour, linewidth=width, alpha=alpha, zorder=3)
+
+
+def note(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.3")
 
 
 def legend(figure: Figure, lines: dict[str, Line2D]) -> None:
