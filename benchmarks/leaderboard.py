@@ -322,11 +322,13 @@ def cost_text(cell: Cell) -> str:
     minutes = cell.mean(lambda run: run.execution["wall_seconds"]) / 60
     rate = cell.mean(lambda run: run.execution["steps_per_second"])
     count = parameters(cell)
-    return f"{minutes:.1f} min<br>{rate:.0f} /s<br>{NONE if count is None else f'{count:,.0f}'}"
+    return f"{minutes:.1f} min<br>{rate:.0f} /s<br>{NONE if count is None else f'{count:,}'}"
 
 
-def parameters(cell: Cell) -> float | None:
-    return cell.mean(lambda run: run.execution.get("parameters"))
+def parameters(cell: Cell) -> int | None:
+    """None where an old record does not tell."""
+    counts = {run.execution.get("parameters") for run in cell.runs.values()}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def provenance(board: Leaderboard) -> str:
@@ -407,7 +409,7 @@ def table_csv(board: Leaderboard) -> str:
         row += [" ".join(map(str, cell.runs)), " ".join(map(_csv, cell.scores.values()))]
         row += [cell.pinned, cell.dirty] if cell.runs else ["", ""]
         row += [_csv(cell.mean(lambda run: run.execution["wall_seconds"]))]
-        row += [_csv(cell.mean(lambda run: run.execution["steps_per_second"])), _csv(parameters(cell))]
+        row += [_csv(cell.mean(lambda run: run.execution["steps_per_second"])), parameters(cell)]
         writer.writerow(row)
     return buffer.getvalue()
 

@@ -99,8 +99,8 @@ def test_numbers_are_those_of_the_records(runs):
     assert [float(score) for score in row["scores"].split()] == pytest.approx(scores, abs=1e-6)
     assert float(row["mean"]) == pytest.approx(sum(scores) / 3, abs=1e-6)
     assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
-    assert row["parameters"] == "0.000000" and float(row["wall_seconds"]) > 0
-    assert "4 of 455 runs are there" in text  # seed 7 is not promised
+    assert row["parameters"] == "0" and float(row["wall_seconds"]) > 0
+    assert f"4 of {len(suite_cells('core'))} runs are there" in text  # seed 7 is not promised
     assert f"2, 3, 4 of {ENV}; 0, 1, 2, 3, 4 of point_robot, " in text
     assert "Without one complete seed: focal, " in text
 
