@@ -17,6 +17,10 @@ class Untrained(Algorithm):
     def update(self, batch: MetaBatch) -> dict[str, Tensor]:
         return {}
 
+    def prior(self, n: int, generator: torch.Generator) -> Policy:
+        """The action 0: none of these learns anything from what it collects."""
+        return FunctionPolicy(lambda observations: observations.new_zeros(len(observations), self.problem.action_dim))
+
 
 class FunctionPolicy(Policy):
     def __init__(self, function: Callable[[Tensor], Tensor]):
@@ -32,9 +36,6 @@ class DoNothing(Untrained):
     def adapt(self, context: Context) -> Policy:
         context.check_finite()
         return self.prior(len(context.rewards), self.generator)
-
-    def prior(self, n: int, generator: torch.Generator) -> Policy:
-        return FunctionPolicy(lambda observations: observations.new_zeros(len(observations), self.problem.action_dim))
 
 
 class RandomPolicy(Untrained):
