@@ -45,15 +45,15 @@ class RandomPolicy(Untrained):
 
     def __init__(self, problem, config, seed, device="cpu"):
         super().__init__(problem, config, seed, device)
-        self.stream = 0
+        self.stream = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def update(self, batch: MetaBatch) -> dict[str, Tensor]:
-        self.stream = int(torch.randint(2**31, (), generator=self.generator, device=self.device))
+        self.stream = torch.randint(2**31, (), generator=self.generator, device=self.device)
         return {}
 
     def adapt(self, context: Context) -> Policy:
         context.check_finite()
-        return self.prior(len(context.rewards), torch.Generator(self.device).manual_seed(self.stream))
+        return self.prior(len(context.rewards), torch.Generator(self.device).manual_seed(int(self.stream)))
 
     def prior(self, n: int, generator: torch.Generator) -> Policy:
         def act(observations: Tensor) -> Tensor:

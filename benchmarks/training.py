@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -37,13 +36,14 @@ from omrlbench.evaluation import (
 )
 from omrlbench.record import RunRecord, environment_facts, read_record, write_atomic, write_record
 from omrlbench.registry import algorithm_class, meta_env
+from omrlbench.weights import stored_weights
 
 SCORED_EVALUATIONS = 3  # the score of a run is the mean of this many last evaluations
 HEADLINE_PROTOCOL = "offline"
 CHECK_INTERVAL = 50  # updates between two looks at the losses
 LOSS_LIMIT = 1e8
 BESIDE_RECORD = (".npz", ".safetensors", ".png", ".checkpoint")  # suffixes
-ARTEFACT_LIMIT = 500_000  # bytes of each file kept beside the record
+PICTURE_LIMIT = 500_000  # bytes of the picture's arrays
 CONTEXTS_PER_TASK = 10  # embedded for the picture of the task space
 
 
@@ -471,17 +471,17 @@ class TrainingRun:
         return {"sittings": sittings, "wall_seconds": seconds, "steps_per_second": self.updates / seconds}
 
     def write_artefacts(self) -> list[str]:
-        """Keep what pictures and videos need beside the record, where it is small; the names of the files."""
-        contents = {".npz": self.picture_arrays(), ".safetensors": self.weights()}
+        """Keep beside the record what its picture and later evaluations need; the names of the files."""
+        contents = {".npz": self.picture_arrays(), ".safetensors": stored_weights(self.algorithm, self.dataset)}
         written = []
         for suffix, content in contents.items():
-            if content and len(content) <= ARTEFACT_LIMIT:
+            if content:
                 write_atomic(self.path.with_suffix(suffix), content)
                 written.append(self.path.with_suffix(suffix).name)
         return written
 
-    def picture_arrays(self) -> bytes:
-        """An npz of task embeddings, and of the first final episode of each task.
+    def picture_arrays(self) -> bytes | None:
+        """An npz of task embeddings, and of the first final episode of each task; None where it is too large to keep.
 
         `embeddings` (n, latent) with `embedding_tasks` (n,), absent where the method has none; `paths`
         (n_tasks, horizon + 1, observation_dim) with `path_tasks` (n_tasks,), absent where they are too large.
@@ -491,23 +491,11 @@ class TrainingRun:
         if embedded is not None:
             arrays["embedding_tasks"], arrays["embeddings"] = embedded
         final = self.evaluation(self.config.eval_split, 1, len(self.curve) - 1)
-        if final.observations.nbytes <= ARTEFACT_LIMIT:
+        if final.observations.nbytes <= PICTURE_LIMIT:
             arrays["path_tasks"], arrays["paths"] = np.array(final.task_ids), final.observations[:, 0]
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
-        return buffer.getvalue()
-
-    def weights(self) -> bytes | None:
-        """What acting needs, as safetensors: `<module>.<parameter>`, and what standardises observations, if any."""
-        tensors = {
-            f"{name}.{key}": tensor.detach().cpu().clone().contiguous()
-            for name, module in self.algorithm.exported().items()
-            for key, tensor in module.state_dict().items()
-        }
-        if tensors and self.dataset.observation_mean is not None:
-            tensors["observations.mean"] = self.dataset.observation_mean.cpu()
-            tensors["observations.scale"] = self.dataset.observation_scale.cpu()
-        return safetensors.torch.save(tensors) if tensors else None
+        return buffer.getvalue() if buffer.tell() <= PICTURE_LIMIT else None
 
 
 def make_algorithm(config: RunConfig, dataset: MultiTaskDataset) -> Algorithm:
