@@ -174,9 +174,9 @@ class Algorithm(ABC):
         """The task embedding (n, latent) behind `adapt`, for pictures; None for methods without one."""
         return None
 
-    def exported(self) -> dict[str, nn.Module]:
-        """The modules that acting needs, kept after training for figures and videos."""
-        return {}
+    def exported(self) -> dict[str, nn.Module | Tensor]:
+        """The modules and tensors that `adapt`, `prior` and acting need, kept after training; by default all."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module | Tensor)}
 
     @property
     def learned_parameters(self) -> int:

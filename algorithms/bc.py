@@ -90,5 +90,5 @@ class BehaviorCloning(Algorithm):
         tasks = torch.randint(len(self.codes), (n,), generator=generator, device=self.device)
         return LatentPolicy(self.actor, self.codes[tasks])
 
-    def exported(self) -> dict[str, nn.Module]:
-        return {"encoder": self.encoder, "actor": self.actor}
+    def exported(self) -> dict[str, nn.Module | Tensor]:
+        return {"encoder": self.encoder, "actor": self.actor, "codes": self.codes}

@@ -316,8 +316,8 @@ class BRAC(Algorithm):
         tasks = torch.randint(len(self.codes), (n,), generator=generator, device=self.device)
         return self.policy(self.codes[tasks])
 
-    def exported(self) -> dict[str, nn.Module]:
-        return {"actor": self.actor} | ({"encoder": self.encoder} if self.encoder else {})
+    def exported(self) -> dict[str, nn.Module | Tensor]:
+        return {"actor": self.actor, "codes": self.codes} | ({"encoder": self.encoder} if self.encoder else {})
 
 
 class LatentPolicy(Policy):

@@ -17,6 +17,10 @@ class Untrained(Algorithm):
     def update(self, batch: MetaBatch) -> dict[str, Tensor]:
         return {}
 
+    def prior(self, n: int, generator: torch.Generator) -> Policy:
+        """The action 0: none of these learns anything from what it collects."""
+        return FunctionPolicy(lambda observations: observations.new_zeros(len(observations), self.problem.action_dim))
+
 
 class FunctionPolicy(Policy):
     def __init__(self, function: Callable[[Tensor], Tensor]):
@@ -33,9 +37,6 @@ class DoNothing(Untrained):
         context.check_finite()
         return self.prior(len(context.rewards), self.generator)
 
-    def prior(self, n: int, generator: torch.Generator) -> Policy:
-        return FunctionPolicy(lambda observations: observations.new_zeros(len(observations), self.problem.action_dim))
-
 
 class RandomPolicy(Untrained):
     """Uniform actions, drawn anew at each step; every update begins another stream of them."""
@@ -44,15 +45,15 @@ class RandomPolicy(Untrained):
 
     def __init__(self, problem, config, seed, device="cpu"):
         super().__init__(problem, config, seed, device)
-        self.stream = 0
+        self.stream = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def update(self, batch: MetaBatch) -> dict[str, Tensor]:
-        self.stream = int(torch.randint(2**31, (), generator=self.generator, device=self.device))
+        self.stream = torch.randint(2**31, (), generator=self.generator, device=self.device)
         return {}
 
     def adapt(self, context: Context) -> Policy:
         context.check_finite()
-        return self.prior(len(context.rewards), torch.Generator(self.device).manual_seed(self.stream))
+        return self.prior(len(context.rewards), torch.Generator(self.device).manual_seed(int(self.stream)))
 
     def prior(self, n: int, generator: torch.Generator) -> Policy:
         def act(observations: Tensor) -> Tensor:

@@ -112,7 +112,12 @@ cell_options = options(
     ),
 )
 import_option = click.option("--name", help="An imported dataset of this name instead of a level.")
-dataset_options = options(click.argument("env"), level_option, behavior_option, data_dir_option)
+data_level_option = click.option(
+    "--level",
+    help="Data quality: random, medium, expert or mixed; with -shifted, contexts by the policies of other tasks. "
+    "[default: the environment's]",
+)
+dataset_options = options(click.argument("env"), data_level_option, behavior_option, data_dir_option)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,6 +16,7 @@ from omrlbench.envs.references import normalized_score
 from omrlbench.errors import Diverged
 
 PROTOCOL_REVISION = 1  # bumped by whoever changes results
+COLLECTION_EPISODES = 2  # before the measured one where context is self-collected, PEARL's number on most environments
 
 
 class Stream(IntEnum):
@@ -53,14 +54,14 @@ class Evaluation:
     score: float
 
 
-def offline(
+def from_logs(
     algorithm: Algorithm,
     dataset: MultiTaskDataset,
     task_ids: Sequence[int],
     context_size: int,
     generators: Sequence[np.random.Generator],
 ) -> Policy:
-    """FOCAL, Algorithm 2: the context is drawn from the test task's own logged data."""
+    """FOCAL, Algorithm 2: the context is drawn from data logged in the test task."""
     return algorithm.adapt(draw_context(algorithm, dataset, task_ids, context_size, generators))
 
 
@@ -72,7 +73,12 @@ def draw_context(
     generators: Sequence[np.random.Generator],
 ) -> Context:
     """`dataset.draw_context` with the tasks themselves where `algorithm` is privileged."""
-    context = dataset.draw_context(task_ids, context_size, generators)
+    return with_privilege(algorithm, dataset, task_ids, dataset.draw_context(task_ids, context_size, generators))
+
+
+def with_privilege(
+    algorithm: Algorithm, dataset: MultiTaskDataset, task_ids: Sequence[int], context: Context
+) -> Context:
     if not algorithm.privileged:
         return context
     ids = torch.as_tensor(task_ids)
@@ -80,7 +86,73 @@ def draw_context(
     return replace(context, task_parameters=parameters.to(algorithm.device), task_ids=ids)
 
 
-PROTOCOLS = {"offline": offline}  # protocol -> how it makes the policy of `task_ids`, one entry per episode
+def self_collected(
+    algorithm: Algorithm,
+    dataset: MultiTaskDataset,
+    task_ids: Sequence[int],
+    context_size: int,
+    generators: Sequence[np.random.Generator],
+) -> Policy:
+    """PEARL's test: act by the prior, then by what was collected so far, and adapt to all of it."""
+    policy, collected = prior(algorithm, task_ids, generators), []
+    envs = dataset.spec.make_vector(task_ids)
+    for _ in range(COLLECTION_EPISODES):
+        seeds = [int(generator.integers(2**32)) for generator in generators]
+        collected.append(roll_out(envs, policy, seeds, algorithm.device, dataset.standardized))
+        context = draw_collected(collected, dataset, context_size, generators, algorithm.device)
+        policy = algorithm.adapt(with_privilege(algorithm, dataset, task_ids, context))
+    envs.close()
+    return policy
+
+
+class InTurns(Policy):
+    """Row i is of policy i modulo their number."""
+
+    def __init__(self, policies: Sequence[Policy]):
+        self.policies = policies
+
+    def act(self, observations: Tensor) -> Tensor:
+        count = len(self.policies)
+        actions = [policy.act(observations[k::count]) for k, policy in enumerate(self.policies)]
+        return torch.stack(actions, 1).flatten(0, 1)
+
+
+def prior(algorithm: Algorithm, task_ids: Sequence[int], generators: Sequence[np.random.Generator]) -> Policy:
+    """`algorithm.prior` of all tasks at once, drawn for each episode from the generator of its first task."""
+    episodes = list(task_ids).count(task_ids[0])
+    seeds = [int(generator.integers(2**63)) for generator in generators[:episodes]]
+    draws = [torch.Generator(algorithm.device).manual_seed(seed) for seed in seeds]
+    return InTurns([algorithm.prior(len(task_ids) // episodes, draw) for draw in draws])
+
+
+def draw_collected(
+    episodes: Sequence["Rollout"],
+    dataset: MultiTaskDataset,
+    size: int,
+    generators: Sequence[np.random.Generator],
+    device: torch.device,
+) -> Context:
+    """One context of `size` transitions per environment, uniform with replacement from all its `episodes`."""
+    valid = np.concatenate([episode.running for episode in episodes], 1)
+    draws = np.stack([generator.random(size) for generator in generators]) * valid.sum(1, keepdims=True)
+    columns = np.take_along_axis(np.argsort(~valid, 1, kind="stable"), draws.astype(np.int64), 1)
+
+    def drawn(parts: Sequence[np.ndarray]) -> Tensor:
+        return torch.as_tensor(np.concatenate(parts, 1)[np.arange(len(valid))[:, None], columns], device=device)
+
+    return Context(
+        dataset.standardized(drawn([episode.observations[:, :-1] for episode in episodes])),
+        drawn([episode.actions for episode in episodes]),
+        drawn([episode.rewards for episode in episodes]),
+        dataset.standardized(drawn([episode.observations[:, 1:] for episode in episodes])),
+    )
+
+
+PROTOCOLS = {  # how each makes the policy of `task_ids`, one entry per episode; `dataset` has the logs
+    "offline": from_logs,
+    "offline_shifted": from_logs,
+    "online": self_collected,
+}
 
 
 @torch.no_grad()
@@ -97,7 +169,8 @@ def evaluate(
     """Run `episodes` episodes in every task of `split`, all of them at once.
 
     Every (task, episode) has a context and a start of its own, which depend on nothing but the run's seed, the index
-    of the evaluation, the task and the episode. Raises Diverged if an action is not finite.
+    of the evaluation, the task and the episode; only what `prior` draws is shared by the tasks of an episode. Raises
+    Diverged if an action is not finite, and NotImplementedError if the protocol needs a prior that the method lacks.
     """
     spec = dataset.spec
     task_ids = spec.tasks.splits[split]
@@ -111,15 +184,31 @@ def evaluate(
         for member in members
     ]
     envs = spec.make_vector(tasks)
-    returns, observations = roll_out(envs, policy, reset_seeds, algorithm.device, dataset.standardized)
+    rollout = roll_out(envs, policy, reset_seeds, algorithm.device, dataset.standardized)
     envs.close()
     return Evaluation(
         split,
         tuple(task_ids),
-        returns.reshape(len(task_ids), episodes),
-        observations.reshape(len(task_ids), episodes, *observations.shape[1:]),
-        float(normalized_score(spec.name, split, float(returns.mean()))),
+        rollout.returns.reshape(len(task_ids), episodes),
+        rollout.observations.reshape(len(task_ids), episodes, *rollout.observations.shape[1:]),
+        float(normalized_score(spec.name, split, float(rollout.returns.mean()))),
     )
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One episode in each of n environments.
+
+    returns (n,) float64; float32 observations (n, horizon + 1, observation_dim), which repeat the last one after an
+    episode's end, actions (n, horizon, action_dim) and rewards (n, horizon); running (n, horizon) marks the steps
+    before the end.
+    """
+
+    returns: np.ndarray
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    running: np.ndarray
 
 
 def roll_out(
@@ -128,14 +217,14 @@ def roll_out(
     seeds: Sequence[int],
     device: torch.device,
     standardized: Callable[[Tensor], Tensor] = lambda observations: observations,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (n,) and observations (n, horizon + 1, observation_dim) of one episode in each of n `envs`.
+) -> Rollout:
+    """One episode in each of n `envs`.
 
     `seeds` (n,) decide the starts; the policy acts on `standardized` observations. Raises Diverged if an action is not
     finite.
     """
     observations, _ = envs.reset(seed=seeds)
-    seen = [observations]
+    seen, steps = [observations], []
     returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
     for _ in range(envs.meta_env.horizon):
         actions = policy.act(standardized(torch.as_tensor(observations, device=device))).cpu().numpy()
@@ -143,9 +232,10 @@ def roll_out(
             raise Diverged("the policy's actions are not finite")
         observations, rewards, terminated, truncated, _ = envs.step(actions)
         returns += np.where(running, rewards, 0.0)
+        steps.append((actions, np.float32(rewards), running.copy()))
         seen.append(np.where(running[:, None], observations, seen[-1]))
         running &= ~(terminated | truncated)
-    return returns, np.stack(seen, 1)
+    return Rollout(returns, np.stack(seen, 1), *(np.stack(values, 1) for values in zip(*steps, strict=True)))
 
 
 @torch.no_grad()

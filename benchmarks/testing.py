@@ -4,6 +4,7 @@
 writes a meta-environment; `random_batch` and `random_context` are data of the right shapes.
 """
 
+import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from omrlbench.algorithms.algorithm import LAST_STAGE, Algorithm, AlgorithmConfig, Context, MetaBatch, Problem
 from omrlbench.envs.registry import MetaEnvSpec, register
 from omrlbench.envs.tasks import SPLITS
+from omrlbench.weights import exported_tensors
 
 PROBLEM = Problem(observation_dim=3, action_dim=2, task_dim=2, n_train_tasks=6)
 SMALL = {"meta_batch": 4, "batch_size": 8, "context_size": 5}
@@ -69,7 +71,8 @@ def check_algorithm(
     equal numbers; a saved and loaded learner goes on bitwise as if it had never stopped; `adapt` leaves the learner
     alone, refuses NaN, takes one task or many and contexts of one transition, and does not depend on the order of
     transitions (unless `order_invariant` is False); actions are finite, within [-1, 1], and of one task the same
-    whatever tasks are beside it (unless `deterministic` is False); `prior`, where there is one, acts without a context.
+    whatever tasks are beside it (unless `deterministic` is False); `prior`, where there is one, acts without a context;
+    a learner that is given no more than what another one exports acts as that one does.
     """
     config = config or method.Config(**SMALL)
 
@@ -83,6 +86,7 @@ def check_algorithm(
     list(_updates(trained))
     _check_adapt(trained)
     _check_prior(trained)
+    _check_exported(trained, fresh(seed=1))
 
 
 def _updates(algorithm: Algorithm, first: int = 0, last: int | None = None) -> Iterator[dict[str, Tensor]]:
@@ -160,6 +164,24 @@ def _check_prior(algorithm: Algorithm) -> None:
         return
     actions = policy.act(torch.zeros(EVALUATED_TASKS, algorithm.problem.observation_dim, device=algorithm.device))
     assert torch.isfinite(actions).all() and actions.abs().max() <= 1, "prior: actions are not within [-1, 1]"
+
+
+def _check_exported(trained: Algorithm, other: Algorithm) -> None:
+    exported = exported_tensors(trained)
+    for name, tensor in exported_tensors(other).items():
+        tensor.data.copy_(exported[name])
+    context = _context(trained, EVALUATED_TASKS, 7)
+    observations = torch.randn(EVALUATED_TASKS, trained.problem.observation_dim).to(trained.device)
+
+    def actions(algorithm: Algorithm) -> list[Tensor]:
+        policies = [algorithm.adapt(context)]
+        with contextlib.suppress(NotImplementedError):
+            policies.append(algorithm.prior(EVALUATED_TASKS, torch.Generator(algorithm.device).manual_seed(0)))
+        return [policy.act(observations) for policy in policies]
+
+    assert _equal(actions(trained), actions(other)), (
+        "exported: what it gives is not all that adapt and prior need; keep what they use in modules and tensors"
+    )
 
 
 def check_meta_env(spec: MetaEnvSpec) -> None:

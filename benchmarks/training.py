@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -22,8 +21,8 @@ from torch import Tensor
 from omrlbench.algorithms.algorithm import LAST_STAGE, Algorithm, Problem
 from omrlbench.config import RunConfig
 from omrlbench.data.dataset import MetaBatchSampler, MultiTaskDataset
-from omrlbench.data.identity import make_command
-from omrlbench.data.store import load_dataset
+from omrlbench.data.identity import SHIFTED, can_shift, make_command
+from omrlbench.data.store import load_dataset, recipe_fingerprint
 from omrlbench.diagnostics import embedding_diagnostics
 from omrlbench.errors import BenchError, Diverged, Interrupted, RunBusy
 from omrlbench.evaluation import (
@@ -37,13 +36,14 @@ from omrlbench.evaluation import (
 )
 from omrlbench.record import RunRecord, environment_facts, read_record, write_atomic, write_record
 from omrlbench.registry import algorithm_class, meta_env
+from omrlbench.weights import stored_weights
 
 SCORED_EVALUATIONS = 3  # the score of a run is the mean of this many last evaluations
 HEADLINE_PROTOCOL = "offline"
 CHECK_INTERVAL = 50  # updates between two looks at the losses
 LOSS_LIMIT = 1e8
 BESIDE_RECORD = (".npz", ".safetensors", ".png", ".checkpoint")  # suffixes
-ARTEFACT_LIMIT = 500_000  # bytes of each file kept beside the record
+PICTURE_LIMIT = 500_000  # bytes of the picture's arrays
 CONTEXTS_PER_TASK = 10  # embedded for the picture of the task space
 
 
@@ -92,9 +92,9 @@ def run(
             finished = record.status == "finished"
             on_message(f"already {'finished' if finished else f'run, status {record.status}'}: {path}")
             return record
-        dataset = checked_dataset(config, data_dir, on_data_progress, on_message)
+        logs = load_logs(config, data_dir, on_data_progress, on_message)
         with deterministic(), StopSignal() as stop:
-            training = TrainingRun(config, on_device(dataset.for_learning(), config.training.device), path)
+            training = TrainingRun(config, logs, path)
             if training.resume():
                 on_message(f"resuming at {training.place()}")
             record = training.complete(stop, on_progress, argv)
@@ -110,23 +110,48 @@ def check_device(device: str) -> None:
         raise BenchError(f"device {device!r} is not available here") from None
 
 
-def checked_dataset(
+def load_logs(
     config: RunConfig,
     data_dir: str | Path | None,
     on_progress: Callable[[str, int, int], None] | None = None,
     on_message: Callable[[str], None] = lambda message: None,
+) -> dict[str, MultiTaskDataset]:
+    """By protocol, the data that contexts are drawn from, as the method sees them; those of "offline" it learns from.
+
+    "offline_shifted" is missing where a split has but one task.
+    """
+
+    def load(level: str) -> MultiTaskDataset:
+        return checked_dataset(config, level, data_dir, on_progress, on_message)
+
+    own = on_device(load(config.level).for_learning(), config.training.device)
+    logs = {"offline": own, "online": own}
+    if can_shift(own.spec.tasks):
+        shifted = on_device(load(config.level + SHIFTED), config.training.device)
+        logs["offline_shifted"] = shifted.as_contexts_for(own)
+    return logs
+
+
+def checked_dataset(
+    config: RunConfig,
+    level: str,
+    data_dir: str | Path | None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    on_message: Callable[[str], None] = lambda message: None,
 ) -> MultiTaskDataset:
-    """The dataset of the run. Raises BenchError if it was made by another recipe than the configuration's."""
+    """The run's dataset of `level`. Raises BenchError if it was made by another recipe than this version's."""
     dataset = load_dataset(
         config.env,
-        config.level,
+        level,
         behavior=config.behavior,
         data_dir=data_dir,
         on_progress=on_progress,
         on_message=on_message,
     )
-    if dataset.metadata["recipe_sha256"] != config.dataset:
-        command = make_command(dataset.spec, config.level, config.behavior, data_dir)
+    spec = meta_env(config.env)
+    wanted = config.dataset if level == config.level else recipe_fingerprint(spec, level, config.behavior)
+    if dataset.metadata["recipe_sha256"] != wanted:
+        command = make_command(spec, level, config.behavior, data_dir)
         reason = "made by another recipe than this version's"
         raise BenchError(f"{dataset.metadata['id']}: {reason}; make it again: {command}")
     return dataset
@@ -230,8 +255,9 @@ def check_losses(means: dict[str, float], place: str) -> None:
 class TrainingRun:
     """The state of one run between its first update and its record."""
 
-    def __init__(self, config: RunConfig, dataset: MultiTaskDataset, path: Path):
-        self.config, self.dataset, self.path = config, dataset, path
+    def __init__(self, config: RunConfig, logs: dict[str, MultiTaskDataset], path: Path):
+        dataset = logs[HEADLINE_PROTOCOL]
+        self.config, self.logs, self.dataset, self.path = config, logs, dataset, path
         self.checkpoint = path.with_suffix(".checkpoint")
         self.identity = {
             "fingerprint": config.fingerprint,
@@ -295,8 +321,7 @@ class TrainingRun:
             result, artefacts = self.finished_result(), self.write_artefacts()
         except Diverged as error:
             result, artefacts = self.diverged_result(error), []
-        metadata = self.dataset.metadata
-        dataset = {"recipe": self.config.dataset, "content": metadata["content_sha256"], "state": metadata["state"]}
+        dataset = data_identity(self.dataset)
         record = RunRecord(
             config=self.config.to_dict() | {"dataset": dataset},
             sources=self.config.sources,
@@ -368,17 +393,34 @@ class TrainingRun:
         embedding = {name: self.embedding_numbers(name) for name in dict.fromkeys(("train", split))}
         self.curve.append({"step": self.step, "metrics": finite, "embedding": embedding} | as_plain(point))
         if index >= number_of_evaluations(training.steps, training.eval_interval) - SCORED_EVALUATIONS:
-            for protocol in PROTOCOLS:
-                measured = self.evaluation(self.config.eval_split, training.final_eval_episodes, index, protocol)
-                about = {"step": self.step, "protocol": protocol}
-                about["embedding"] = self.embedding_numbers(self.config.eval_split)
-                self.evaluations.append(about | as_plain(measured))
+            embedding = {"embedding": self.embedding_numbers(self.config.eval_split)}
+            self.evaluations.append(self.final_evaluation(HEADLINE_PROTOCOL) | embedding)
         self.means.reset()
 
+    def final_evaluation(self, protocol: str) -> dict[str, Any]:
+        """What the parameters earn under `protocol` where the score of the run is measured."""
+        training, index = self.config.training, len(self.curve) - 1
+        measured = self.evaluation(self.config.eval_split, training.final_eval_episodes, index, protocol)
+        about = {"step": self.step, "protocol": protocol} | as_plain(measured)
+        return about | ({"contexts": data_identity(self.logs[protocol])} if protocol == "offline_shifted" else {})
+
+    def other_protocols(self) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """The final parameters under all protocols but the one of the score, and why where one cannot be measured."""
+        measured, unmeasured = [], {}
+        for protocol in PROTOCOLS:
+            if protocol not in self.logs:
+                unmeasured[protocol] = "a split of one task has no other task's policy"
+            elif protocol != HEADLINE_PROTOCOL:
+                try:
+                    measured.append(self.final_evaluation(protocol))
+                except (NotImplementedError, Diverged) as error:
+                    unmeasured[protocol] = str(error)
+        return measured, unmeasured
+
     def evaluation(self, split: str, episodes: int, index: int, protocol: str = HEADLINE_PROTOCOL) -> Evaluation:
-        config = self.config
+        config, dataset = self.config, self.logs[protocol]
         size = config.algorithm.context_size
-        return evaluate(self.algorithm, self.dataset, split, episodes, config.seed, index, size, protocol)
+        return evaluate(self.algorithm, dataset, split, episodes, config.seed, index, size, protocol)
 
     def embeddings(self, task_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
         seed, size = self.config.seed, self.config.algorithm.context_size
@@ -399,8 +441,10 @@ class TrainingRun:
         return Progress(stage, self.step, self.steps, means, score, rate)
 
     def finished_result(self) -> dict[str, Any]:
-        scores = [e["score"] for e in self.evaluations if e["protocol"] == HEADLINE_PROTOCOL]
-        return self._result("finished", None, sum(scores) / len(scores))
+        scores = [e["score"] for e in self.evaluations]
+        measured, unmeasured = self.other_protocols()
+        result = self._result("finished", None, sum(scores) / len(scores))
+        return result | {"evaluations": self.evaluations + measured, "unmeasured": unmeasured}
 
     def diverged_result(self, error: Diverged) -> dict[str, Any]:
         """A diverged run keeps its place with at most the score of a random policy."""
@@ -429,17 +473,17 @@ class TrainingRun:
         return {"sittings": sittings, "wall_seconds": seconds, "steps_per_second": self.updates / seconds}
 
     def write_artefacts(self) -> list[str]:
-        """Keep what pictures and videos need beside the record, where it is small; the names of the files."""
-        contents = {".npz": self.picture_arrays(), ".safetensors": self.weights()}
+        """Keep beside the record what its picture and later evaluations need; the names of the files."""
+        contents = {".npz": self.picture_arrays(), ".safetensors": stored_weights(self.algorithm, self.dataset)}
         written = []
         for suffix, content in contents.items():
-            if content and len(content) <= ARTEFACT_LIMIT:
+            if content:
                 write_atomic(self.path.with_suffix(suffix), content)
                 written.append(self.path.with_suffix(suffix).name)
         return written
 
-    def picture_arrays(self) -> bytes:
-        """An npz of task embeddings, and of the first final episode of each task.
+    def picture_arrays(self) -> bytes | None:
+        """An npz of task embeddings, and of the first final episode of each task; None where it is too large to keep.
 
         `embeddings` (n, latent) with `embedding_tasks` (n,), absent where the method has none; `paths`
         (n_tasks, horizon + 1, observation_dim) with `path_tasks` (n_tasks,), absent where they are too large.
@@ -449,23 +493,11 @@ class TrainingRun:
         if embedded is not None:
             arrays["embedding_tasks"], arrays["embeddings"] = embedded
         final = self.evaluation(self.config.eval_split, 1, len(self.curve) - 1)
-        if final.observations.nbytes <= ARTEFACT_LIMIT:
+        if final.observations.nbytes <= PICTURE_LIMIT:
             arrays["path_tasks"], arrays["paths"] = np.array(final.task_ids), final.observations[:, 0]
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
-        return buffer.getvalue()
-
-    def weights(self) -> bytes | None:
-        """What acting needs, as safetensors: `<module>.<parameter>`, and what standardises observations, if any."""
-        tensors = {
-            f"{name}.{key}": tensor.detach().cpu().clone().contiguous()
-            for name, module in self.algorithm.exported().items()
-            for key, tensor in module.state_dict().items()
-        }
-        if tensors and self.dataset.observation_mean is not None:
-            tensors["observations.mean"] = self.dataset.observation_mean.cpu()
-            tensors["observations.scale"] = self.dataset.observation_scale.cpu()
-        return safetensors.torch.save(tensors) if tensors else None
+        return buffer.getvalue() if buffer.tell() <= PICTURE_LIMIT else None
 
 
 def make_algorithm(config: RunConfig, dataset: MultiTaskDataset) -> Algorithm:
@@ -505,6 +537,12 @@ def make_sampler(
 def number_of_evaluations(steps: int, interval: int) -> int:
     """How many points the curve gets: at every multiple of `interval`, and at the last step."""
     return -(-steps // interval)
+
+
+def data_identity(dataset: MultiTaskDataset) -> dict[str, str]:
+    metadata = dataset.metadata
+    fingerprints = {"recipe": metadata["recipe_sha256"], "content": metadata["content_sha256"]}
+    return fingerprints | {"state": metadata["state"]}
 
 
 def as_plain(evaluation: Evaluation) -> dict[str, Any]:

@@ -14,7 +14,8 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
-    """A folder of datasets that holds the expert dataset of sparse_point_robot. Tests only read it."""
+    """A folder of datasets that holds the expert data of sparse_point_robot, shifted ones too. Tests only read it."""
     folder = tmp_path_factory.mktemp("datasets")
-    make_dataset(get_meta_env("sparse_point_robot"), "expert", "per_task", folder)
+    for level in ("expert", "expert-shifted"):
+        make_dataset(get_meta_env("sparse_point_robot"), level, "per_task", folder)
     return folder

@@ -4,7 +4,8 @@
 `conditioned` is one actor that also observes the standardised task parameters. `sac.py` trains both.
 """
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -30,6 +31,18 @@ class BehaviorPolicy:
         self.task_features = standardised_parameters(tasks) if kind == "conditioned" else None
         self.in_features = obs_dim + (self.task_features.shape[1] if kind == "conditioned" else 0)
         self.actor = ensemble_mlp(self.members, self.in_features, (width, width), 2 * action_dim)
+
+    def of(self, tasks: Sequence[int]) -> "BehaviorPolicy":
+        """The policy whose task k is task `tasks[k]` of this one."""
+        chosen, rows = copy.copy(self), list(tasks)
+        chosen.n_tasks = len(rows)
+        if self.task_features is not None:
+            chosen.task_features = self.task_features[rows]
+        else:
+            chosen.members, chosen.actor = len(rows), copy.deepcopy(self.actor)
+            for parameter in chosen.actor.parameters():
+                parameter.data = parameter.data[rows]
+        return chosen
 
     def inputs(self, observations: Tensor, tasks: Tensor | slice = slice(None)) -> Tensor:
         """(n, m, obs_dim) of `tasks` (n,), by default all, -> (members, n * m / members, in_features)."""
@@ -83,15 +96,19 @@ def rollout(
     episodes: int,
     generator: np.random.Generator,
     on_step: Callable[[int, int], None] = lambda done, total: None,
+    tasks: Sequence[int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Run every task for `episodes` episodes of stochastic actions, telling `on_step` (steps done, horizon).
+    """Run each of `tasks` for `episodes` episodes of stochastic actions, telling `on_step` (steps done, horizon).
+
+    `tasks` (n_tasks,) are those that `policy` acts in, row by row; by default all.
 
     Returns arrays with leading axes (n_tasks, episodes), zero after an episode's end: float32 `observations`
     (horizon + 1, obs_dim), `actions` (horizon, action_dim), `<kind>_reward` (horizon,) for every kind in
     `spec.rewards`, and the booleans `terminated` and `truncated` (horizon,).
     """
-    n_tasks, horizon = len(spec.tasks), spec.horizon
-    envs = spec.make_vector(np.repeat(np.arange(n_tasks), episodes))
+    tasks = np.arange(len(spec.tasks)) if tasks is None else np.asarray(tasks)
+    n_tasks, horizon = len(tasks), spec.horizon
+    envs = spec.make_vector(np.repeat(tasks, episodes))
     members, obs_dim, action_dim = envs.num_envs, *envs.single_observation_space.shape, *envs.single_action_space.shape
     reward_names = [f"{kind}_reward" for kind in spec.rewards]
     arrays = {

@@ -1,7 +1,7 @@
 """The data that methods learn from: all tasks of one (meta-environment, level) as contiguous arrays, and samplers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from omrlbench.algorithms.algorithm import Context, MetaBatch
 from omrlbench.data.behavior import standardised_parameters
 from omrlbench.envs.registry import MetaEnvSpec
+from omrlbench.envs.tasks import TaskSet
 from omrlbench.errors import unknown
 
 
@@ -53,7 +54,17 @@ class MultiTaskDataset:
         train = torch.cat([self.observations[start[k] : start[k] + size[k]] for k in self.spec.tasks.splits["train"]])
         scale, mean = torch.std_mean(train.double(), 0)
         scale = torch.where(scale > 1e-6, scale, 1.0)  # a constant coordinate stays as it is
-        seen = replace(self, observation_mean=mean.float(), observation_scale=scale.float())
+        return self._standardized_by(mean.float(), scale.float())
+
+    def as_contexts_for(self, learning: "MultiTaskDataset") -> "MultiTaskDataset":
+        """These data as a method sees them that learns from `learning`, of the same meta-environment."""
+        seen = replace(self, spec=learning.spec)
+        if learning.observation_mean is None:
+            return seen
+        return seen._standardized_by(learning.observation_mean, learning.observation_scale)
+
+    def _standardized_by(self, mean: Tensor, scale: Tensor) -> "MultiTaskDataset":
+        seen = replace(self, observation_mean=mean, observation_scale=scale)
         return replace(
             seen,
             observations=seen.standardized(self.observations),
@@ -87,6 +98,24 @@ class MultiTaskDataset:
         """One context of `size` i.i.d. transitions per entry of `task_ids`, each from the generator beside it."""
         rows = [self.draw_rows(np.array([k]), size, g) for k, g in zip(task_ids, generators, strict=True)]
         return self.context(torch.cat(rows))
+
+
+@dataclass(frozen=True)
+class PartialSpec(MetaEnvSpec):
+    """A meta-environment whose splits list only the tasks `with_data`."""
+
+    with_data: frozenset[int] = frozenset()
+
+    @property
+    def tasks(self) -> TaskSet:
+        tasks = super().tasks
+        splits = {split: tuple(k for k in ids if k in self.with_data) for split, ids in tasks.splits.items()}
+        return replace(tasks, splits=splits)
+
+
+def partial_spec(spec: MetaEnvSpec, with_data: Iterable[int]) -> PartialSpec:
+    values = {f.name: getattr(spec, f.name) for f in fields(spec)}
+    return PartialSpec(**values, with_data=frozenset(with_data))
 
 
 class MetaBatchSampler:

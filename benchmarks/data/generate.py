@@ -36,8 +36,8 @@ from omrlbench.data.episodes import (
     write_episodes,
 )
 from omrlbench.data.identity import (
+    DATASET_LEVELS,
     DATASET_REVISION,
-    EPISODES,
     ROLLOUT_SEED,
     data_folder,
     dataset_id,
@@ -45,10 +45,11 @@ from omrlbench.data.identity import (
     fingerprint,
     pins,
     recipe,
+    recipe_tasks,
 )
 from omrlbench.data.validate import read_checked
 from omrlbench.envs.references import reference_returns
-from omrlbench.envs.registry import LEVELS, META_ENVS, MetaEnvSpec, get_meta_env
+from omrlbench.envs.registry import META_ENVS, MetaEnvSpec, get_meta_env
 
 TOLERANCE = 0.01  # of the gap between random and expert, for the mean return per task on other machines
 PER_EPISODE = ("return", "policy_step")
@@ -63,21 +64,24 @@ def make_dataset(
     kind: str,
     data_dir: str | Path | None = None,
     *,
-    episodes: int = EPISODES,
+    episodes: int | None = None,
     on_progress: Progress | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Make one dataset unless it is there, intact and of the same recipe; returns its "omrl" metadata.
 
     `episodes` per task are shared by the level's checkpoints; another number than the default makes a dataset that
-    is not the leaderboard's. The files appear under their final name only when complete and checked, and a process
-    that finds another one making the same dataset says so through `on_message` and waits for it. Raises, one line,
-    DatasetWriteError where the files cannot be written and DatasetError where there are no behaviour checkpoints.
+    is not the leaderboard's. A level that ends in "-shifted" is of test and validation tasks alone, in each of which
+    the behaviour policy of another task acts. The files appear under their final name only when complete and checked,
+    and a process that finds another one making the same dataset says so through `on_message` and waits for it. Raises,
+    one line, DatasetWriteError where the files cannot be written and DatasetError where there are no behaviour
+    checkpoints.
     """
     dataset = dataset_id(spec, level, kind)
     wanted = recipe(spec, level, kind, episodes)
-    if episodes < len(wanted["checkpoint_steps"]):
-        raise DatasetError(f"{dataset} needs {len(wanted['checkpoint_steps'])} episodes per task, not {episodes}")
+    if wanted["episodes"] < len(wanted["checkpoint_steps"]):
+        needed = len(wanted["checkpoint_steps"])
+        raise DatasetError(f"{dataset} needs {needed} episodes per task, not {wanted['episodes']}")
     final = data_folder(dataset, data_dir).parent
     temporary, replaced = (final.with_name(f".{final.name}.{suffix}") for suffix in ("new", "old"))
     try:
@@ -130,7 +134,7 @@ def _make(
     """Roll out, write to `folder` and check what was written; returns its metadata."""
     arrays, attributes = _collect(spec, kind, wanted, on_progress)
     task_ids = attributes["options/task_id"]
-    returns = attributes["return"].reshape(len(spec.tasks), -1)
+    returns = attributes["return"].reshape(-1, wanted["episodes"])
     omrl = {
         "env": spec.name,
         "level": wanted["level"],
@@ -159,7 +163,8 @@ def _make(
 
 def _collect(spec: MetaEnvSpec, kind: str, wanted: dict[str, Any], on_progress: Progress) -> tuple[Arrays, Arrays]:
     """The arrays and attributes of all episodes: task after task, in each the checkpoints one after the other."""
-    checkpoints = load_checkpoints(spec, kind)
+    checkpoints, tasks = load_checkpoints(spec, kind), recipe_tasks(wanted, spec)
+    actors = [actor for _, actor in wanted.get("actors", zip(tasks, tasks, strict=True))]
     steps = wanted["checkpoint_steps"]
     counts = [len(part) for part in np.array_split(np.arange(wanted["episodes"]), len(steps))]
     parts = []
@@ -168,8 +173,9 @@ def _collect(spec: MetaEnvSpec, kind: str, wanted: dict[str, Any], on_progress: 
         def on_step(done: int, horizon: int, earlier: int = index) -> None:
             on_progress("roll out", earlier * horizon + done, len(steps) * horizon)
 
-        seed = np.random.SeedSequence((ROLLOUT_SEED, LEVELS.index(wanted["level"]), index))
-        parts.append(rollout(spec, checkpoints.policy(step), count, np.random.default_rng(seed), on_step))
+        seed = np.random.SeedSequence((ROLLOUT_SEED, DATASET_LEVELS.index(wanted["level"]), index))
+        policy = checkpoints.policy(step).of(actors)
+        parts.append(rollout(spec, policy, count, np.random.default_rng(seed), on_step, tasks))
 
     rolled = {name: np.concatenate([part.pop(name) for part in parts], 1) for name in list(parts[0])}
     sources = {
@@ -182,13 +188,12 @@ def _collect(spec: MetaEnvSpec, kind: str, wanted: dict[str, Any], on_progress: 
         name: np.ascontiguousarray(rolled[sources.get(name, name)].reshape(-1, *shape), dtype)
         for name, (shape, dtype) in layout(spec).items()
     }
-    tasks = len(spec.tasks)
-    task_ids = np.repeat(np.arange(tasks), wanted["episodes"])
+    task_ids = np.repeat(tasks, wanted["episodes"])
     attributes = {
         "id": np.arange(len(task_ids)),
         "total_steps": episode_lengths(arrays),
         "options/task_id": task_ids,
-        "policy_step": np.tile(np.repeat(steps, counts), tasks),
+        "policy_step": np.tile(np.repeat(steps, counts), len(tasks)),
         "return": arrays["rewards"].sum(1, dtype=np.float64),
     }
     attributes = {name: values.astype(ATTRIBUTES[name]) for name, values in attributes.items()}
@@ -222,7 +227,7 @@ def _minari_metadata(spec: MetaEnvSpec, dataset: str, omrl: dict[str, Any], attr
 def write_pins(names: Sequence[str]) -> None:
     """Make the datasets of the meta-environments `names`, by default all, of the default behaviour kind in a scratch
     folder, and write their entries of `pins.json`."""
-    datasets = [(get_meta_env(name), level) for name in names or META_ENVS for level in LEVELS]
+    datasets = [(get_meta_env(name), level) for name in names or META_ENVS for level in DATASET_LEVELS]
     for spec, level in datasets:
         recipe(spec, level, spec.behavior_kind)  # missing checkpoints show before minutes of work
     with TemporaryDirectory() as scratch:
@@ -237,7 +242,8 @@ def _pin(spec: MetaEnvSpec, level: str, data_dir: str) -> dict[str, Any]:
     gap = np.mean([each.expert - each.random for each in references])
     folder = data_folder(dataset_id(spec, level, spec.behavior_kind), data_dir)
     attributes = read_hdf5(folder / HDF5_NAME, spec)[1]
-    standard_error = largest_standard_error(*(attributes[name].reshape(len(spec.tasks), -1) for name in PER_EPISODE))
+    by_task = (attributes[name].reshape(-1, omrl["recipe"]["episodes"]) for name in PER_EPISODE)
+    standard_error = largest_standard_error(*by_task)
     return {
         "recipe": omrl["recipe_sha256"],
         "content": omrl["content_sha256"],

@@ -15,12 +15,16 @@ from omrlbench.data.behavior import KINDS
 from omrlbench.data.checkpoints import load_checkpoints
 from omrlbench.data.episodes import DatasetError
 from omrlbench.envs.registry import LEVELS, MetaEnvSpec
-from omrlbench.envs.tasks import PUBLISHED_SEED
+from omrlbench.envs.tasks import PUBLISHED_SEED, TaskSet
 from omrlbench.errors import unknown
 
 DATASET_REVISION = 1  # the N of "-vN": bumped when the form of a dataset changes
 GENERATOR_REVISION = 1  # bumped when the same recipe would give other data
 EPISODES = 50  # per task
+SHIFTED_STEPS = 2_400  # per task of shifted data, or EPISODES if these are fewer
+SHIFTED = "-shifted"  # after the level: contexts that the policies of other tasks collect
+EVALUATED = ("test", "validation")  # splits
+DATASET_LEVELS = (*LEVELS, *(level + SHIFTED for level in LEVELS))
 ROLLOUT_SEED = PUBLISHED_SEED
 
 PINNED = "pinned"
@@ -30,8 +34,8 @@ UNPINNED = "not a leaderboard dataset"
 
 def dataset_id(spec: MetaEnvSpec, level: str, kind: str) -> str:
     """The Minari id. Raises BenchError for an unknown level or kind of behaviour policy."""
-    if level not in LEVELS:
-        raise unknown("level", level, LEVELS)
+    if level not in DATASET_LEVELS:
+        raise unknown("level", level, DATASET_LEVELS)
     if kind not in KINDS:
         raise unknown("behaviour kind", kind, KINDS)
     name = level if kind == spec.behavior_kind else f"{level}-{kind}"
@@ -54,15 +58,20 @@ def make_command(spec: MetaEnvSpec, level: str, kind: str, data_dir: str | Path 
     return f"bench data make {spec.name} --level {level}{behavior}{place}"
 
 
-def recipe(spec: MetaEnvSpec, level: str, kind: str, episodes: int = EPISODES) -> dict[str, Any]:
+def recipe(spec: MetaEnvSpec, level: str, kind: str, episodes: int | None = None) -> dict[str, Any]:
     """Everything that decides the content of a dataset, JSON-able and equal on every machine.
 
-    Raises DatasetError where there are no behaviour checkpoints.
+    `episodes` per task are by default those of the leaderboard's datasets. Raises DatasetError where there are no
+    behaviour checkpoints, and for shifted data where a split has but one task.
     """
+    quality, shifted = level.removesuffix(SHIFTED), level.endswith(SHIFTED)
     try:
         checkpoints = load_checkpoints(spec, kind)
     except FileNotFoundError as error:
         raise DatasetError(str(error)) from None
+    steps = checkpoints.levels[spec.name][quality]
+    if episodes is None:
+        episodes = max(len(steps), min(EPISODES, SHIFTED_STEPS // spec.horizon)) if shifted else EPISODES
     return {
         "env": spec.name,
         "env_revision": spec.revision,
@@ -70,11 +79,34 @@ def recipe(spec: MetaEnvSpec, level: str, kind: str, episodes: int = EPISODES) -
         "horizon": spec.horizon,
         "task_set_sha256": hashlib.sha256(spec.tasks.to_json().encode()).hexdigest(),
         "checkpoints_sha256": checkpoints.sha256,
-        "checkpoint_steps": list(checkpoints.levels[spec.name][level]),
+        "checkpoint_steps": list(steps),
         "episodes": episodes,
         "rollout_seed": ROLLOUT_SEED,
         "generator_revision": GENERATOR_REVISION,
-    }
+    } | ({"actors": [list(pair) for pair in sorted(shifted_actors(spec.tasks).items())]} if shifted else {})
+
+
+def shifted_actors(tasks: TaskSet) -> dict[int, int]:
+    """Each test and validation task with the task whose behaviour policy acts in it, another one of the same split.
+
+    They are drawn once and for all. Raises DatasetError where a split has but one task.
+    """
+    if not can_shift(tasks):
+        raise DatasetError(f"{tasks.name}: a split of one task has no other task's policy, so no shifted data")
+    actors: dict[int, int] = {}
+    for ids in (tasks.splits[split] for split in EVALUATED):
+        order = np.random.default_rng(ROLLOUT_SEED).permutation(ids).tolist()
+        actors |= dict(zip(order, order[1:] + order[:1], strict=True))
+    return actors
+
+
+def can_shift(tasks: TaskSet) -> bool:
+    return all(len(tasks.splits[split]) != 1 for split in EVALUATED)
+
+
+def recipe_tasks(recipe: dict[str, Any], spec: MetaEnvSpec) -> list[int]:
+    """The tasks that the dataset of a recipe has data of."""
+    return [task for task, _ in recipe["actors"]] if "actors" in recipe else list(range(len(spec.tasks)))
 
 
 def fingerprint(values: dict[str, Any]) -> str:

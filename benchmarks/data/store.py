@@ -9,16 +9,18 @@ import numpy as np
 import torch
 
 from omrlbench.data.behavior import KINDS
-from omrlbench.data.dataset import MultiTaskDataset
+from omrlbench.data.dataset import MultiTaskDataset, partial_spec
 from omrlbench.data.episodes import Arrays, DatasetError, content_sha256, episode_lengths, read_indexed
 from omrlbench.data.generate import Progress, make_dataset
 from omrlbench.data.identity import (
+    DATASET_LEVELS,
     data_folder,
     dataset_id,
     make_command,
     pin_state,
     recipe,
     recipe_fingerprint,
+    recipe_tasks,
 )
 from omrlbench.data.validate import advising, read_checked, read_metadata
 from omrlbench.envs.references import normalized_score
@@ -46,10 +48,11 @@ def load_dataset(
 ) -> MultiTaskDataset:
     """The dataset of a meta-environment and level as contiguous tensors, made and checked on first use.
 
-    `level` and `behavior`, the kind of behaviour policy, are by default the environment's. Datasets lie in `data_dir`,
-    by default the folder that MINARI_DATASETS_PATH names, else Minari's own. The content hash is verified at every
-    load; `metadata["state"]` tells how the dataset compares with the pinned one. `on_message` is told in one line when
-    another process makes the dataset and this one waits for it.
+    `level` and `behavior`, the kind of behaviour policy, are by default the environment's. A level that ends in
+    "-shifted" holds contexts of test and validation tasks, in each of which the policy of another task acts. Datasets
+    lie in `data_dir`, by default the folder that MINARI_DATASETS_PATH names, else Minari's own. The content hash is
+    verified at every load; `metadata["state"]` tells how the dataset compares with the pinned one. `on_message` is told
+    in one line when another process makes the dataset and this one waits for it.
 
     Raises DatasetError, one line, where the data are damaged, made by another recipe than this version's, or cannot be
     written, and ValueError or BenchError for an unknown name.
@@ -65,7 +68,8 @@ def load_dataset(
         omrl, arrays, task_ids = _read(spec, dataset, folder)
         _check_recipe(spec, level, kind, folder, omrl["recipe"])
     metadata = omrl | {"id": dataset, "state": pin_state(dataset, omrl)}
-    return as_tensors(spec, level, arrays, task_ids, metadata)
+    seen = partial_spec(spec, recipe_tasks(omrl["recipe"], spec)) if "actors" in omrl["recipe"] else spec
+    return as_tensors(seen, level, arrays, task_ids, metadata)
 
 
 def _read(spec: MetaEnvSpec, dataset: str, folder: Path) -> tuple[dict[str, Any], Arrays, np.ndarray]:
@@ -126,7 +130,7 @@ def level_returns(
     """
     spec, kind = dataset.spec, dataset.metadata["behavior"]
     returns = {}
-    for level in LEVELS:
+    for level in dict.fromkeys((*LEVELS, dataset.level)):
         if level == dataset.level:
             *_, returns[level] = dataset.episodes()
         elif data_folder(dataset_id(spec, level, kind), data_dir).exists():
@@ -138,16 +142,17 @@ def level_returns(
 
 
 def list_datasets(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
-    """`describe` of every dataset of the default behaviour kinds, on disk or not, and of all others on disk.
+    """`describe` of every level of the default behaviour kinds, on disk or not, and of all other datasets on disk.
 
     A damaged one is listed with the reason as its state.
     """
     return [
         _describe_or_reason(spec, level, kind, data_dir)
         for spec in usable_meta_envs()
-        for level in LEVELS
+        for level in DATASET_LEVELS
         for kind in KINDS
-        if kind == spec.behavior_kind or data_folder(dataset_id(spec, level, kind), data_dir).exists()
+        if (level in LEVELS and kind == spec.behavior_kind)
+        or data_folder(dataset_id(spec, level, kind), data_dir).exists()
     ]
 
 
@@ -189,24 +194,24 @@ def describe(
         return outline
     folder = data_folder(outline["id"], data_dir)
     omrl = read_metadata(outline["id"], folder)
-    episodes = omrl["recipe"]["episodes"] * len(omrl["task_mean_returns"])
+    tasks = recipe_tasks(omrl["recipe"], spec)
     return outline | {
         "state": pin_state(outline["id"], omrl),
-        "episodes": episodes,
+        "episodes": omrl["recipe"]["episodes"] * len(tasks),
         "transitions": omrl["transitions"],
         "size": sum(file.stat().st_size for file in folder.iterdir()),
-        "splits": _split_returns(spec, np.array(omrl["task_mean_returns"])),
+        "splits": _split_returns(spec, dict(zip(tasks, omrl["task_mean_returns"], strict=True))),
         "recipe": omrl["recipe"],
         "recipe_sha256": omrl["recipe_sha256"],
         "content_sha256": omrl["content_sha256"],
     }
 
 
-def _split_returns(spec: MetaEnvSpec, task_means: np.ndarray) -> dict[str, dict[str, float]]:
+def _split_returns(spec: MetaEnvSpec, task_means: dict[int, float]) -> dict[str, dict[str, float]]:
     table = {}
     for split, tasks in spec.tasks.splits.items():
-        if tasks:
-            mean = float(task_means[list(tasks)].mean())
+        if tasks and task_means.keys() >= set(tasks):
+            mean = float(np.mean([task_means[task] for task in tasks]))
             score = normalized_score(spec.name, split, mean)
             table[split] = {"tasks": len(tasks), "mean_return": mean, "normalized_score": score}
     return table

@@ -18,7 +18,7 @@ from omrlbench.data.episodes import (
     one_line,
     read_hdf5,
 )
-from omrlbench.data.identity import data_folder, dataset_id, fingerprint, make_command
+from omrlbench.data.identity import data_folder, dataset_id, fingerprint, make_command, recipe_tasks
 from omrlbench.envs.registry import MetaEnvSpec
 
 METADATA_NAME = "metadata.json"  # Minari's
@@ -74,9 +74,9 @@ def read_checked(spec: MetaEnvSpec, dataset: str, folder: Path) -> tuple[dict[st
     file = folder / HDF5_NAME
     arrays, attributes = read_episodes(spec, file)
     task_ids = attributes["options/task_id"]
-    wanted = omrl["recipe"]["episodes"]
-    for task, found in enumerate(np.bincount(task_ids, minlength=len(spec.tasks))):
-        if found != wanted:
+    wanted, counts = omrl["recipe"]["episodes"], np.bincount(task_ids, minlength=len(spec.tasks))
+    for task in recipe_tasks(omrl["recipe"], spec):
+        if (found := counts[task]) != wanted:
             raise DatasetError(f"{file}: task {task} has {found} episodes, expected {wanted}")
     if content_sha256(arrays, task_ids) != omrl["content_sha256"]:
         raise DatasetError(f"{file}: the content does not have its SHA-256")

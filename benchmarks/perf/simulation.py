@@ -138,7 +138,7 @@ def focal_actor(spec: MetaEnvSpec, members: int) -> tuple[torch.nn.Module, torch
 def evaluate_at_once(spec: MetaEnvSpec, tasks: np.ndarray, actor: torch.nn.Module, z: torch.Tensor) -> np.ndarray:
     """Returns of one episode per entry of `tasks`, as `evaluation.evaluate` rolls out; member k starts from seed k."""
     envs = spec.make_vector(tasks)
-    returns, _ = roll_out(envs, LatentPolicy(actor, z), range(len(tasks)), torch.device("cpu"))
+    returns = roll_out(envs, LatentPolicy(actor, z), range(len(tasks)), torch.device("cpu")).returns
     envs.close()
     return returns
 

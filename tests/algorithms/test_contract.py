@@ -59,6 +59,10 @@ class Forgetful(BehaviorCloning):
             policy.act = lambda observations: 3 * torch.ones(len(observations), 2)
         return policy
 
+    def exported(self):
+        kept = super().exported()
+        return {name: kept[name] for name in ("encoder", "actor")} if self.fault == "keeps codes" else kept
+
 
 @pytest.mark.parametrize(
     ("fault", "message"),
@@ -71,6 +75,7 @@ class Forgetful(BehaviorCloning):
         ("ordered", "depends on the order of transitions"),
         ("mixes tasks", "depend on the tasks beside it"),
         ("unbounded", r"not within \[-1, 1\]"),
+        ("keeps codes", "exported: what it gives is not all that adapt and prior need"),
     ],
 )
 def test_a_broken_rule_is_named(monkeypatch, fault, message):

@@ -64,12 +64,15 @@ def test_a_run_leaves_one_record_with_curve_scores_and_artefacts(tmp_path, data_
     assert record.result["curve"][0]["metrics"].keys() == {"cloning_loss", "rare"}
     assert record.result["curve"][0]["embedding"].keys() == {"train", "validation"}
     assert 0 <= record.result["evaluations"][0]["embedding"]["probe_accuracy"] <= 1
-    final = record.result["evaluations"]
-    assert [(e["step"], e["split"], e["protocol"]) for e in final] == [
+    *final, shifted = record.result["evaluations"]
+    assert [(e["step"], e["split"], e["protocol"]) for e in [*final, shifted]] == [
         (75, "test", "offline"),
         (100, "test", "offline"),
         (110, "test", "offline"),
+        (110, "test", "offline_shifted"),
     ]
+    assert shifted["contexts"].keys() == {"recipe", "content", "state"} and shifted["contexts"]["state"] == "pinned"
+    assert record.result["unmeasured"] == {"online": "Cloning cannot act without a context"}
     assert np.array(final[0]["returns"]).shape == (20, 1)
     assert record.result["score"] == pytest.approx(np.mean([e["score"] for e in final]), abs=1e-12)
     assert record.execution["argv"] == ["x"] and record.execution["steps_per_second"] > 0
@@ -308,7 +311,7 @@ def test_the_curve_falls_back_to_train_tasks_where_there_are_no_validation_tasks
 
     config = configure("steps=2")
     dataset = training.load_dataset(ENV, "expert", data_dir=data_dir)
-    monkeypatch.setattr(training, "load_dataset", lambda *_, **__: dataset)
+    monkeypatch.setattr(training, "load_logs", lambda *_: {"offline": dataset, "online": dataset})
     monkeypatch.setattr(training, "evaluate", fake)
     monkeypatch.setitem(dataset.spec.tasks.splits, "validation", ())
     training.run(config, results_dir=tmp_path, data_dir=data_dir)

@@ -6,7 +6,6 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -19,7 +18,7 @@ from filelock import FileLock
 from minari.dataset.minari_storage import MinariStorage
 
 from omrlbench.data.behavior import KINDS
-from omrlbench.data.dataset import MultiTaskDataset
+from omrlbench.data.dataset import MultiTaskDataset, partial_spec
 from omrlbench.data.episodes import (
     HDF5_NAME,
     Arrays,
@@ -33,20 +32,26 @@ from omrlbench.data.episodes import (
     write_episodes,
 )
 from omrlbench.data.generate import Progress
-from omrlbench.data.identity import DATASET_REVISION, UNPINNED, data_folder, datasets_root, fingerprint
+from omrlbench.data.identity import (
+    DATASET_LEVELS,
+    DATASET_REVISION,
+    UNPINNED,
+    data_folder,
+    datasets_root,
+    fingerprint,
+)
 from omrlbench.data.importers.collect import Collected, collect, to_arrays
 from omrlbench.data.importers.identify import task_id
 from omrlbench.data.importers.source import Source, SourceTask
 from omrlbench.data.store import as_tensors
 from omrlbench.data.validate import read_episodes, read_metadata
-from omrlbench.envs.registry import LEVELS, MetaEnvSpec, get_meta_env, usable_meta_envs
-from omrlbench.envs.tasks import TaskSet
+from omrlbench.envs.registry import MetaEnvSpec, get_meta_env, usable_meta_envs
 from omrlbench.errors import BenchError, unknown
 
 IMPORTER_REVISION = 1  # bumped when the same sources would give other data
 FORMATS = ("focal", "borel", "macaw", "mbml", "metadt", "d4rl")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-RESERVED = {*LEVELS, *(f"{level}-{kind}" for level in LEVELS for kind in KINDS)}
+RESERVED = {*DATASET_LEVELS, *(f"{level}-{kind}" for level in DATASET_LEVELS for kind in KINDS)}
 
 
 def import_dataset(
@@ -275,10 +280,9 @@ def load_imported(env: str, name: str, *, data_dir: str | Path | None = None) ->
     spec = get_meta_env(env)
     dataset, folder = _folder(spec, name, data_dir)
     omrl, arrays, task_ids = _read(spec, dataset, folder)
-    partial = ImportedSpec(
-        **{f.name: getattr(spec, f.name) for f in fields(spec)}, with_data=frozenset(task_ids.tolist())
+    return as_tensors(
+        partial_spec(spec, task_ids.tolist()), name, arrays, task_ids, omrl | {"id": dataset, "state": UNPINNED}
     )
-    return as_tensors(partial, name, arrays, task_ids, omrl | {"id": dataset, "state": UNPINNED})
 
 
 def _folder(spec: MetaEnvSpec, name: str, data_dir: str | Path | None) -> tuple[str, Path]:
@@ -330,16 +334,3 @@ def list_imports(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
                     about = {"id": import_id(spec, name), "env": spec.name, "level": name, "behavior": "imported"}
                     found.append(about | {"state": str(error)})
     return found
-
-
-@dataclass(frozen=True)
-class ImportedSpec(MetaEnvSpec):
-    """A meta-environment whose splits list only the tasks `with_data`."""
-
-    with_data: frozenset[int] = frozenset()
-
-    @property
-    def tasks(self) -> TaskSet:
-        tasks = super().tasks
-        splits = {split: tuple(k for k in ids if k in self.with_data) for split, ids in tasks.splits.items()}
-        return replace(tasks, splits=splits)

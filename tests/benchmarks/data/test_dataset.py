@@ -66,6 +66,6 @@ def test_a_policy_is_evaluated_on_the_observations_it_learned_from(dataset):
 
     policy, seen = Recorder(), dataset.for_learning()
     envs = replace(CHEETAH, horizon=3).make_vector([0, 5])
-    _, observations = roll_out(envs, policy, [1, 2], torch.device("cpu"), seen.standardized)
+    observations = roll_out(envs, policy, [1, 2], torch.device("cpu"), seen.standardized).observations
     expected = (torch.from_numpy(observations[:, :3]) - seen.observation_mean) / seen.observation_scale
     torch.testing.assert_close(torch.stack(policy.seen, 1), expected)

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,49 @@ def test_other_sizes_are_other_recipes(tmp_path):
     assert len(load_dataset("sparse_point_robot", "random", data_dir=tmp_path)) == 110 * 2 * 20
 
 
+def test_in_shifted_data_another_task_of_the_split_acts(tmp_path):
+    omrl = make_dataset(SPEC, "expert-shifted", "per_task", tmp_path, episodes=2)
+    actors, splits = dict(omrl["recipe"]["actors"]), SPEC.tasks.splits
+    for split in ("test", "validation"):
+        assert {actors[task] for task in splits[split]} == set(splits[split])
+    assert sorted(actors) == sorted(splits["test"] + splits["validation"])
+    assert all(task != actor for task, actor in actors.items())
+    two_tasks = get_meta_env("cheetah_fwd_back")
+    assert identity.shifted_actors(two_tasks.tasks) == {0: 1, 1: 0}
+
+    dataset = load_dataset("sparse_point_robot", "expert-shifted", data_dir=tmp_path)
+    assert dataset.spec.tasks.splits == splits | {"train": ()} and len(dataset) == 30 * 2 * 20
+    goals = SPEC.tasks.parameters
+    for task, actor in actors.items():
+        rows = slice(dataset.task_start[task], dataset.task_start[task] + dataset.task_size[task])
+        ends = dataset.next_observations[rows][dataset.truncated[rows]].numpy()
+        distances = np.linalg.norm(ends.mean(0) - goals, axis=1)
+        assert distances[actor] < 0.3  # it goes where the actor's task is
+        env, start = SPEC.make(task), dataset.task_start[task]
+        env.reset()
+        for row in range(start, start + 20):  # and earns what that is worth here
+            observation, reward, *_ = env.step(dataset.actions[row].numpy())
+            np.testing.assert_array_equal(dataset.next_observations[row], observation)
+            assert dataset.rewards["sparse"][row] == np.float32(reward)
+
+
+def test_shifted_data_of_conditioned_policies_tell_them_the_other_task(tmp_path):
+    make_dataset(SPEC, "expert-shifted", "conditioned", tmp_path, episodes=1)
+    dataset = load_dataset("sparse_point_robot", "expert-shifted", behavior="conditioned", data_dir=tmp_path)
+    goals = SPEC.tasks.parameters
+    ends = dataset.next_observations[dataset.truncated].numpy()
+    actors = dict(dataset.metadata["recipe"]["actors"])
+    assert np.linalg.norm(ends - goals[[actors[task] for task in sorted(actors)]], axis=1).mean() < 0.3
+
+
+def test_shifted_data_need_two_tasks():
+    tasks = replace(SPEC.tasks, splits=SPEC.tasks.splits | {"validation": (3,)})
+    with pytest.raises(DatasetError, match="a split of one task has no other task's policy"):
+        identity.shifted_actors(tasks)
+
+
 def test_ids():
+    assert dataset_id(SPEC, "mixed-shifted", "per_task") == "omrl/sparse_point_robot/mixed-shifted-v1"
     assert dataset_id(SPEC, "medium", "per_task") == "omrl/sparse_point_robot/medium-v1"
     assert dataset_id(SPEC, "medium", "conditioned") == "omrl/sparse_point_robot/medium-conditioned-v1"
     with pytest.raises(BenchError, match="unknown level 'expret': did you mean expert?"):
@@ -158,7 +201,7 @@ def test_every_pin_is_of_the_current_recipe():
     current = {
         dataset_id(spec, level, spec.behavior_kind): recipe_fingerprint(spec, level, spec.behavior_kind)
         for spec in META_ENVS.values()
-        for level in LEVELS
+        for level in identity.DATASET_LEVELS
         if checkpoints_path(spec, spec.behavior_kind).exists()
     }
     assert {dataset: pin["recipe"] for dataset, pin in identity.pins().items()} == current
@@ -198,7 +241,9 @@ def test_description(data_dir):
     assert about["splits"]["test"]["normalized_score"] > 0.8
     assert about["size"] == sum(f.stat().st_size for f in Path(about["path"]).rglob("*") if f.is_file())
     listed = {row["id"]: row for row in list_datasets(data_dir)}
-    assert len(listed) == len(META_ENVS) * len(LEVELS)
+    assert listed.keys() - {f"omrl/{env}/{level}-v1" for env in META_ENVS for level in LEVELS} == {
+        "omrl/sparse_point_robot/expert-shifted-v1"
+    }
     assert listed[about["id"]] == about
     missing = describe("sparse_point_robot", "random", data_dir=data_dir)
     assert (missing["on_disk"], missing["state"]) == (False, "not made")

@@ -248,7 +248,8 @@ def test_plain_minari_recovers_the_environment_in_a_fresh_process(data_dir):
 
 def test_plain_minari_sees_the_episodes(dataset, data_dir, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(data_dir))
-    assert list(minari.list_local_datasets()) == ["omrl/sparse_point_robot/expert-v1"]
+    made = {"omrl/sparse_point_robot/expert-v1", "omrl/sparse_point_robot/expert-shifted-v1"}
+    assert set(minari.list_local_datasets()) == made
     stored = minari.load_dataset("omrl/sparse_point_robot/expert-v1")
     assert (stored.total_episodes, stored.total_steps) == (5500, 110_000)
     (about,) = stored.storage.get_episode_metadata([151])
