@@ -24,13 +24,19 @@ REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCONCLUSIVE, NOT_YET_RUN = "inconclusive", "not yet run"
 
 
-def separation(record: RunRecord) -> float:
-    """Effective separation rate of the training tasks' embeddings at the last point of the curve; 0 without one."""
-    points = [point["embedding"]["train"] for point in record.result["curve"][-1:]]
-    return points[0]["effective_separation_rate"] if points else 0.0
+def separation(record: RunRecord) -> float | None:
+    """Effective separation rate of the training tasks' embeddings at the last point of the curve, 0 without a point.
+
+    None where the record does not tell.
+    """
+    points = [point.get("embedding") for point in record.result["curve"][-1:]]
+    if not points:
+        return 0.0
+    embedding = points[0] and points[0]["train"]
+    return embedding["effective_separation_rate"] if embedding else None
 
 
-MEASURES: dict[str, Callable[[RunRecord], float]] = {
+MEASURES: dict[str, Callable[[RunRecord], float | None]] = {
     "score": lambda record: record.result["score"],
     "effective separation rate": separation,
 }
@@ -126,7 +132,8 @@ def rows(side: Side, claim: Claim, results: Results) -> np.ndarray:
     for env in claim.envs:
         config = resolve(env, side.algo, level=side.level, budget=BUDGET, overrides=side.changes)
         runs = results.runs.get(config.record_path("").parent, {})
-        values[env] = {seed: MEASURES[claim.measure](run) for seed, run in runs.items()}
+        measured = {seed: MEASURES[claim.measure](run) for seed, run in runs.items()}
+        values[env] = {seed: value for seed, value in measured.items() if value is not None}
     return score_matrix(values).rows
 
 

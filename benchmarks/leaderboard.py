@@ -287,7 +287,19 @@ def protocol_tables(board: Leaderboard) -> str:
             for method in board.methods
         ]
         tables += [f"### `{protocol}`", "", table(["method", *map(heading, board.columns)], rows), ""]
+        tables += [*unmeasured(board, protocol), ""]
     return "\n".join(tables).rstrip() or "The records hold no other protocol yet."
+
+
+def unmeasured(board: Leaderboard, protocol: str) -> list[str]:
+    """Which finished runs could not be evaluated under `protocol`, and why."""
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for ((env, _), method), cell in board.cells.items():
+        for seed, run in cell.runs.items():
+            reason = run.result.get("unmeasured", {}).get(protocol)
+            if reason:
+                found.setdefault((method, env, reason), []).append(seed)
+    return [f"- {m} on {env}, seeds {', '.join(map(str, seeds))}: {why}" for (m, env, why), seeds in found.items()]
 
 
 def protocol_text(cell: Cell, protocol: str) -> str:
@@ -296,7 +308,15 @@ def protocol_text(cell: Cell, protocol: str) -> str:
     if change is None:
         return NONE
     mean = sum(scores[protocol].values()) / len(scores[protocol])
-    return f"{number(mean)} ({change.value:+z.3f}{plus_minus(change)[len(number(change.value)) :]}, n = {change.n[0]})"
+    half = "" if change.high is None else f" ± {change.high - change.value:.3f}"
+    mark = "" if all(contexts_pinned(run, protocol) for run in cell.runs.values()) else " †"
+    return f"{number(mean)} ({change.value:+z.3f}{half}, n = {change.n[0]}){mark}"
+
+
+def contexts_pinned(run: RunRecord, protocol: str) -> bool:
+    """Whether the contexts that were made for `protocol` are the pinned ones, where it has such."""
+    evaluations = [e for e in run.result["evaluations"] if e["protocol"] == protocol and "contexts" in e]
+    return all(e["contexts"]["state"] == PINNED for e in evaluations)
 
 
 def last_scores(cell: Cell, protocol: str) -> dict[int, float]:

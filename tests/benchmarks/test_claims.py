@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from omrlbench import claims, training
-from omrlbench.claims import CLAIMS, Claim, Side, judge, judge_claims
+from omrlbench.claims import CLAIMS, Claim, Side, judge, judge_claims, separation
 from omrlbench.config import resolve
+from omrlbench.record import RunRecord
 from omrlbench.suite import suite_cells
 from omrlbench.verification import Results
 
@@ -88,6 +89,16 @@ def test_every_claim_can_be_decided_by_what_the_suites_run():
         shapes = [(len(found), len(claim.envs)) for found in seeds]
         samples.append((np.ones(shapes[0]), np.zeros(shapes[1])))
     assert statuses(*samples) == ["reproduced"] * len(CLAIMS)
+
+
+def test_separation_is_that_of_the_last_point_and_missing_where_a_record_does_not_tell():
+    def record(*points):
+        return RunRecord({}, {}, {"curve": list(points)}, {})
+
+    rates = [{"embedding": {"train": {"effective_separation_rate": rate}}} for rate in (0.2, 0.7)]
+    assert separation(record(*rates)) == 0.7
+    assert separation(record()) == 0.0  # diverged before the first point
+    assert separation(record({"embedding": {"train": None}})) is None and separation(record({})) is None
 
 
 def test_claims_are_judged_from_records(tmp_path, data_dir, monkeypatch):

@@ -235,16 +235,27 @@ def test_two_task_environments_never_reach_the_headline(finished):
 
 
 def test_other_protocols_are_shown_with_their_difference(runs):
-    def shifted(record):
-        last = record["result"]["evaluations"][-1]
-        record["result"]["evaluations"].append(last | {"protocol": "offline_shifted"})
+    text, _ = report(runs)
+    for protocol in ("offline_shifted", "online"):
+        section = text[text.index(f"### `{protocol}`") :]
+        scores = {"offline": [], protocol: []}
+        for seed in (0, 1):
+            evaluations = read_record(path_of(runs, seed=seed)).result["evaluations"]
+            for name, found in scores.items():
+                found.append([e["score"] for e in evaluations if e["protocol"] == name][-1])
+        first, second = (sum(found) / 2 for found in scores.values())
+        assert f"| *do_nothing* | {second:z.3f} ({second - first:+z.3f} ± " in section
+
+
+def test_what_was_not_measured_is_told(runs):
+    def drop(record):
+        evaluations = record["result"]["evaluations"]
+        record["result"]["evaluations"] = [e for e in evaluations if e["protocol"] != "online"]
+        record["result"]["unmeasured"] = {"online": "cannot act without a context"}
 
     for seed in (0, 1):
-        edit(path_of(runs, seed=seed), shifted)
-    text, _ = report(runs)
-    section = text[text.index("### `offline_shifted`") :]
-    score = read_record(path_of(runs)).result["evaluations"][-1]["score"]
-    assert f"| *do_nothing* | {score:z.3f} (+0.000 ± 0.000, n = 2) |" in section
+        edit(path_of(runs, seed=seed), drop)
+    assert "- do_nothing on sparse_point_robot, seeds 0, 1: cannot act without a context" in report(runs)[0]
 
 
 def test_every_method_of_the_suite_has_a_look_of_its_own():
