@@ -24,6 +24,7 @@ FILE_ERRORS = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
 )
 INTERRUPTED = 130
+UNDECIDED = 5  # too few runs to compare
 PARAMETERS_SHOWN = 3  # of a task, at most, beside its return
 PIPE_WIDTH = 160  # columns where the output is no terminal
 
@@ -317,9 +318,6 @@ def report(results_dir: Path, out: Path, check: bool) -> int:
     return 2 if board.results.refused else 1 if differing else 0
 
 
-UNDECIDED_EXIT_CODE = 5
-
-
 @cli.command()
 @click.argument("a")
 @click.argument("b")
@@ -341,7 +339,6 @@ def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> int:
     Exit codes: 0 where A is better, or shows no difference that it could; 1 where A is worse (p < 0.05 over all common
     meta-environments together); 5 where the runs are too few for p < 0.05 whatever they score.
     """
-    from omrlbench.compare import UNDECIDED, WORSE
     from omrlbench.compare import compare as compare_sides
     from omrlbench.leaderboard import plus_minus, with_ends
     from omrlbench.training import default_results_dir
@@ -370,7 +367,7 @@ def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> int:
         "undecided": "too few runs to tell: with so many seeds no difference has p < 0.05",
     }
     click.echo(sentences[result.verdict])
-    return {WORSE: 1, UNDECIDED: UNDECIDED_EXIT_CODE}.get(result.verdict, 0)
+    return {"worse": 1, "undecided": UNDECIDED}.get(result.verdict, 0)
 
 
 @cli.command()

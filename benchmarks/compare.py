@@ -17,7 +17,7 @@ from omrlbench.suite import suite_cells, suite_names
 from omrlbench.verification import verified_record
 
 SIGNIFICANCE = 0.05
-BETTER, WORSE, ALIKE, UNDECIDED = "better", "worse", "alike", "undecided"
+BETTER, WORSE, ALIKE, UNDECIDED = "better", "worse", "alike", "undecided"  # verdicts on A
 PATH_DEPTH = 4  # folders between a results folder and a record: environment, level, method, cell
 
 Runs = dict[int, RunRecord]  # by seed

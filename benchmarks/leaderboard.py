@@ -422,10 +422,10 @@ def table_csv(board: Leaderboard) -> str:
     header += ("mean", "low", "high", "seeds", "scores", "pinned_data", "local_changes")
     writer.writerow([*header, "wall_seconds", "updates_per_second", "parameters"])
     for ((env, level), method), cell in board.cells.items():
-        estimate = cell.estimate or Estimate(None, None, None, (0,))
+        estimate = cell.estimate
         row = [env, level, method, cell.config.budget, cell.config.fingerprint]
         row += [len(cell.promised), len(cell.runs), cell.diverged]
-        row += [_csv(value) for value in (estimate.value, estimate.low, estimate.high)]
+        row += map(_csv, (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None))
         row += [" ".join(map(str, cell.runs)), " ".join(map(_csv, cell.scores.values()))]
         row += [cell.pinned, cell.dirty] if cell.runs else ["", ""]
         row += [_csv(cell.mean(lambda run: run.execution["wall_seconds"]))]
