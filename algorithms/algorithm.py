@@ -178,6 +178,13 @@ class Algorithm(ABC):
         """The modules and tensors that `adapt`, `prior` and acting need, kept after training; by default all."""
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module | Tensor)}
 
+    @property
+    def learned_parameters(self) -> int:
+        """How many numbers the optimisers change; copies that follow, such as target networks, are not counted."""
+        optimizers = [value for value in vars(self).values() if isinstance(value, torch.optim.Optimizer)]
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        return sum({id(p): p.numel() for group in groups for p in group["params"]}.values())
+
     def scale_learning_rates(self, factor: float) -> None:
         """Set the learning rate of every optimiser to `factor` times what it was built with."""
         for value in vars(self).values():

@@ -51,7 +51,7 @@ def _stack(layer, in_features, hidden, out_features) -> nn.Sequential:
     widths = [in_features, *hidden, out_features]
     layers = []
     for i, o in zip(widths, widths[1:], strict=False):
-        layers += [layer(i, o), nn.ReLU()]
+        layers += [layer(i, o), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -78,15 +78,20 @@ def input_gradient(network: nn.Sequential, inputs: Tensor, columns: slice) -> Te
     `torch.autograd.grad(..., create_graph=True)` gives, at about half the cost, since ReLU has no second derivative.
     """
     *hidden, output = [layer for layer in network if isinstance(layer, nn.Linear)]
-    masks = []
+    units = []
     with torch.no_grad():
         for layer in hidden:
-            inputs = layer(inputs).relu()
-            masks.append(inputs > 0)
-    gradient = output.weight
-    for layer, mask in zip(reversed(hidden[1:]), reversed(masks[1:]), strict=True):
-        gradient = (gradient * mask) @ layer.weight
-    return (gradient * masks[0]) @ hidden[0].weight[:, columns]
+            inputs = layer(inputs).relu_()
+            units.append(inputs)
+    gradient = output.weight.expand(len(inputs), -1)
+    for layer, active in zip(reversed(hidden[1:]), reversed(units[1:]), strict=True):
+        gradient = where_active(gradient, active) @ layer.weight
+    return where_active(gradient, units[0]) @ hidden[0].weight[:, columns]
+
+
+def where_active(gradient: Tensor, units: Tensor) -> Tensor:
+    """`gradient` where the ReLU outputs `units`, of the same shape, are above 0, and 0 elsewhere."""
+    return torch.ops.aten.threshold_backward(gradient, units, 0)
 
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

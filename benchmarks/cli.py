@@ -24,8 +24,9 @@ FILE_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
 )
-DIFFERENT = 5  # exit code where a repeated run did not come out as its record has it
+DIFFERENT = 6  # exit code where a repeated run did not come out as its record has it
 INTERRUPTED = 130
+UNDECIDED = 5  # too few runs to compare
 PARAMETERS_SHOWN = 3  # of a task, at most, beside its return
 PIPE_WIDTH = 160  # columns where the output is no terminal
 
@@ -368,6 +369,96 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
             raise click.UsageError(f"--only takes key=value, not {pair!r}.")
         table[key.strip()] = value.strip()
     return table
+
+
+@cli.command()
+@click.option(
+    "--results-dir", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help="Records."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Where the report goes."
+)
+@click.option("--check", is_flag=True, help="Write nothing: name the files whose text the records do not give.")
+def report(results_dir: Path, out: Path, check: bool) -> int:
+    """Write the leaderboard from the records: BENCHMARKS.md, results/leaderboard.csv and figures.
+
+    Exit codes: 0, or 1 where --check finds a difference, or 2 where a record is damaged or changed by hand; the report
+    then leaves it out.
+    """
+    from omrlbench.leaderboard import leaderboard, texts
+    from omrlbench.verification import read_results
+
+    board = leaderboard(read_results(results_dir))
+    files = {out / name: text for name, text in texts(board).items()}
+    if check:
+        differing = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
+        for path in differing:
+            click.echo(f"{path} is not what {results_dir} gives: write it by bench report", err=True)
+    else:
+        from omrlbench.leaderboard_figures import draw_all
+        from omrlbench.record import write_atomic
+
+        differing = []
+        drawn = draw_all(board, out / "results" / "figures")
+        for path, text in files.items():
+            write_atomic(path, text.encode())
+        for path in [*files, *drawn]:
+            click.echo(path)
+    for path, reason in board.results.refused.items():
+        click.echo(f"refused: {results_dir / path} {reason}", err=True)
+    return 2 if board.results.refused else 1 if differing else 0
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--results-dir",
+    "results_dirs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Where methods and suites have their runs; repeatable, the first with a run counts."
+    "  [default: results/local, results/runs]",
+)
+@click.option("--budget", default="cpu", show_default=True, help="Of the runs of a method.")
+def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> int:
+    """Compare the runs of A with those of B in every meta-environment that both have.
+
+    A and B are methods, suites, or paths of records or of folders of them. The numbers are mean scores with Student's t
+    interval, the probability that a run of A beats one of B, and the exact p of no difference.
+
+    Exit codes: 0 where A is better, or shows no difference that it could; 1 where A is worse (p < 0.05 over all common
+    meta-environments together); 5 where the runs are too few for p < 0.05 whatever they score.
+    """
+    from omrlbench.compare import compare as compare_sides
+    from omrlbench.leaderboard import plus_minus, with_ends
+    from omrlbench.training import default_results_dir
+
+    folders = results_dirs or (default_results_dir(), Path("results/runs"))
+    result = compare_sides(a, b, folders, budget)
+    rows = [
+        (c.column, plus_minus(c.a), plus_minus(c.b), " and ".join(map(str, c.improvement.n)), with_ends(c.improvement))
+        + (f"{c.p:.2g}",)
+        for c in result.columns
+    ]
+    click.echo(f"A: {a}\nB: {b}")
+    header = ("meta-environment", "score of A", "score of B", "n", "P(A > B)", "p")
+    print_table(header, rows, numbers=header[1:])
+    if len(result.columns) > 1 and result.together:
+        c = result.together
+        n = " and ".join(map(str, c.improvement.n))
+        click.echo(f"together: IQM {with_ends(c.a)} and {with_ends(c.b)}, n = {n} seeds that ran in all")
+        click.echo(f"together: P(A > B) {with_ends(c.improvement)}, p = {c.p:.2g}")
+    for remark in result.remarks:
+        click.echo(remark)
+    sentences = {
+        "better": "A is better than B",
+        "worse": "A is worse than B",
+        "alike": "no difference between A and B is shown",
+        "undecided": "too few runs to tell: with so many seeds no difference has p < 0.05",
+    }
+    click.echo(sentences[result.verdict])
+    return {"worse": 1, "undecided": UNDECIDED}.get(result.verdict, 0)
 
 
 @cli.command()

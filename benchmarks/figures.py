@@ -25,12 +25,12 @@ def variants_figure(suite: str, results_dir: Path, path: Path) -> None:
     first, *others = records
     rows = -(-len(others) // COLUMNS)
     figure = Figure(figsize=(3 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
-    panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).flat
+    panels = list(figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).flat)
     for axes, variant in zip(panels, others, strict=False):
         _draw(axes, records[first], GREY, first)
         _draw(axes, records[variant], BLUE, "this change")
         axes.set_title(fill(variant, 32), fontsize=9)
-    for axes in list(panels)[len(others) :]:
+    for axes in panels[len(others) :]:
         axes.axis("off")
     axes = figure.axes[0]
     axes.set_ylim(-0.05, 1.05)

@@ -17,6 +17,10 @@ from omrlbench.errors import BenchError, Diverged
 SCHEMA_VERSION = 1
 STATUSES = ("finished", "diverged")
 RESULT_KEYS = ("status", "message", "score", "curve", "evaluations")
+OUTPUTS = (
+    ":(top,exclude)results",
+    ":(top,exclude)BENCHMARKS.md",
+)  # of which git does not say that the code has changed
 PACKAGES = ("omrl-bench", "torch", "numpy", "gymnasium", "mujoco", "minari")
 
 
@@ -151,11 +155,11 @@ def environment_facts(argv: Sequence[str] | None, device: str) -> dict[str, Any]
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of this package's clone and whether it has changes outside results/; None outside a clone."""
+    """Commit of this package's clone and whether it has changes outside of `OUTPUTS`; None outside a clone."""
     here = Path(__file__)
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
-    status = _git(here.parent, "status", "--porcelain", "--", ":/", ":(top,exclude)results")
+    status = _git(here.parent, "status", "--porcelain", "--", ":/", *OUTPUTS)
     return {"commit": _git(here.parent, "rev-parse", "HEAD"), "dirty": bool(status)}
 
 

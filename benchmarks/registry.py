@@ -80,11 +80,10 @@ def variant_values(name: str) -> dict[str, Any]:
 
 def meta_env(name: str) -> "MetaEnvSpec":
     """The meta-environment called `name`. Raises BenchError for an unknown, ambiguous or broken one."""
-    from omrlbench.envs.registry import get_meta_env, meta_env_origins
+    from omrlbench.envs.registry import META_ENVS, get_meta_env, meta_env_origins
 
-    origins = meta_env_origins()
-    if name not in origins:
-        raise unknown("meta-environment", name, origins)
+    if name not in META_ENVS and name not in meta_env_origins():
+        raise unknown("meta-environment", name, meta_env_origins())
     try:
         return get_meta_env(name)
     except ValueError as error:

@@ -342,7 +342,9 @@ class TrainingRun:
             config=self.config.to_dict() | {"dataset": dataset},
             sources=self.config.sources,
             result=result,
-            execution=environment_facts(argv, self.config.training.device) | self.times() | {"artefacts": artefacts},
+            execution=environment_facts(argv, self.config.training.device)
+            | self.times()
+            | {"parameters": self.algorithm.learned_parameters, "artefacts": artefacts},
         )
         write_record(self.path, record)
         for file in map(self.path.with_suffix, BESIDE_RECORD):

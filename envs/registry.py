@@ -240,10 +240,9 @@ def get_meta_env(name: str) -> MetaEnvSpec:
     """The meta-environment called `name`, of this package or another. Raises ValueError with the names that exist."""
     if name in META_ENVS:
         return META_ENVS[name]
-    points = [point for point in entry_points(group=GROUP) if point.name == name]
+    points = _plugins().get(name, [])
     if len(points) > 1:
-        claims = " and ".join(_distribution(point) for point in points)
-        raise ValueError(f"meta-environment {name!r} is claimed by {claims}: uninstall one of them")
+        raise ValueError(f"meta-environment {name!r} is claimed by {_claims(points)}: uninstall one of them")
     if not points:
         names = list(meta_env_origins())
         close = get_close_matches(name, names, n=1)
@@ -255,14 +254,11 @@ def get_meta_env(name: str) -> MetaEnvSpec:
 def meta_env_origins() -> dict[str, str]:
     """Every known meta-environment and where it comes from, built-in ones first. Imports none of other packages."""
     origins = {name: "built in" for name in META_ENVS}
-    for point in entry_points(group=GROUP):
-        claim = _distribution(point)
-        if point.name in META_ENVS:
-            origins[point.name] = f"built in; the one of this name in {claim} is ignored"
-        elif point.name in origins:
-            origins[point.name] = f"unusable: claimed by {origins[point.name]} and {claim}"
+    for name, points in _plugins().items():
+        if name in META_ENVS:
+            origins[name] = f"built in; the one of this name in {_claims(points)} is ignored"
         else:
-            origins[point.name] = claim
+            origins[name] = _claims(points) if len(points) == 1 else f"unusable: claimed by {_claims(points)}"
     return origins
 
 
@@ -275,6 +271,14 @@ def usable_meta_envs() -> list[MetaEnvSpec]:
                 found.append(get_meta_env(name))
             except ValueError:
                 continue
+    return found
+
+
+def _plugins() -> dict[str, list[EntryPoint]]:
+    """Entry points by name; more than one where distributions claim the same name."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        found.setdefault(point.name, []).append(point)
     return found
 
 
@@ -291,6 +295,10 @@ def _load(point: EntryPoint) -> MetaEnvSpec:
         )
     register(spec)
     return spec
+
+
+def _claims(points: Sequence[EntryPoint]) -> str:
+    return " and ".join(_distribution(point) for point in points)
 
 
 def _distribution(point: EntryPoint) -> str:

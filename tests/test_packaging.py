@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"benchmarks": "omrlbench", "algorithms": "omrlbench/algorithms", "envs": "omrlbench/envs"}
-SHIPPED = {".py", ".yaml", ".json", ".safetensors", ".xml"}
+SHIPPED = {".py", ".yaml", ".json", ".safetensors", ".xml", ".md"}
 
 
 def tree(root: Path) -> dict[str, Path]:

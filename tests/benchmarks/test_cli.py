@@ -229,7 +229,7 @@ def test_a_recorded_run_is_repeated_and_compared(run, bench, tmp_path, data_dir)
     record = read_record(source)
     write_record(source, replace(record, result=record.result | {"score": 0.5, "evaluations": []}))
     code, out, _ = bench("run", "--from", source, *places, tmp_path / "other")
-    assert code == 5 and out.endswith(f"config equal: {source}\nresult differs in score, evaluations: {source}\n")
+    assert code == 6 and out.endswith(f"config equal: {source}\nresult differs in score, evaluations: {source}\n")
 
 
 def test_a_record_of_another_installation_is_not_repeated(run, bench, tmp_path, monkeypatch):

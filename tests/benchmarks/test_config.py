@@ -1,3 +1,4 @@
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -210,3 +211,20 @@ def test_a_field_that_is_added_leaves_fingerprints_and_a_value_that_is_not_its_d
     assert resolve("point_robot", "tiny", budget="smoke").fingerprint == before.fingerprint
     assert resolve("point_robot", "tiny", budget="smoke", overrides=["added=0.5"]).fingerprint == before.fingerprint
     assert resolve("point_robot", "tiny", budget="smoke", overrides=["added=1"]).fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize("algo", registry.algorithms())
+def test_a_record_gives_its_configuration_back(algo):
+    made = resolve("point_robot", algo, seed=3, overrides=["learning_rate_decay=none", "batch_size=33"])
+    stored = json.loads(json.dumps(made.to_dict() | {"dataset": {"recipe": made.dataset}}))
+    again = config.RunConfig.from_dict(stored)
+    assert again == made and again.fingerprint == made.fingerprint
+
+
+def test_a_record_of_a_method_with_other_fields_is_refused_and_missing_ones_have_their_defaults():
+    made = resolve("point_robot", "focal")
+    stored = made.to_dict() | {"dataset": {"recipe": made.dataset}}
+    fewer = stored | {"algorithm": {k: v for k, v in stored["algorithm"].items() if k != "metric_power"}}
+    assert config.RunConfig.from_dict(fewer) == made
+    with pytest.raises(BenchError, match="unknown key of FocalConfig 'metric_pover': did you mean metric_power"):
+        config.RunConfig.from_dict(stored | {"algorithm": stored["algorithm"] | {"metric_pover": 1}})

@@ -76,6 +76,11 @@ def test_it_is_listed_and_runs_and_earns_something(installed, tmp_path, data_dir
     assert done.returncode == 0, done.stderr
     score = re.search(r"score (-?\d\.\d\d) on 20 test tasks", done.stdout)
     assert float(score[1]) > 0.1  # sixteen transitions of the expert show part of the way
+    other = ["--algo", "do_nothing", "--env", "sparse_point_robot", "--budget", "smoke"]
+    assert bench(installed, "run", *other, "--data-dir", data_dir, "--results-dir", tmp_path).returncode == 0
+    sides = ["nearest_action", "do_nothing", "--budget", "smoke", "--results-dir", tmp_path]
+    done = bench(installed, "compare", *sides)
+    assert done.returncode == 5 and "1 and 1" in done.stdout and "too few runs" in done.stdout, done.stderr
 
 
 def test_a_meta_environment_keeps_the_contract_trains_its_policies_and_runs(world, tmp_path):

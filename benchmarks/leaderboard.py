@@ -1,0 +1,438 @@
+"""The leaderboard: BENCHMARKS.md and results/leaderboard.csv as a pure function of the records of a results folder.
+
+`leaderboard` finds the runs that the suite promises, `texts` writes them up. Rows are methods, columns
+meta-environments; a cell holds the runs of one fingerprint, so revisions are never mixed.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from omrlbench.claims import BUDGET, CLAIMS, judge_claims
+from omrlbench.config import RunConfig
+from omrlbench.data.identity import PINNED
+from omrlbench.envs.registry import get_meta_env
+from omrlbench.record import RunRecord
+from omrlbench.stats import (
+    CONFIDENCE,
+    METRICS,
+    Estimate,
+    ScoreMatrix,
+    aggregates,
+    mean_interval,
+    paired_difference,
+    score_matrix,
+    simulated_coverage,
+)
+from omrlbench.suite import suite_cells
+from omrlbench.training import HEADLINE_PROTOCOL
+from omrlbench.verification import Results
+
+SUITE = "core"
+REFERENCE_ROWS = ("bc", "no_context", "oracle_task", "random_policy", "do_nothing", "expert_policy")
+NO_CONTEXT_LIMIT = 0.9  # a score without context that leaves next to nothing for adaptation
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method in one meta-environment: the seeds that are promised, and the runs there are, in order of seeds."""
+
+    config: RunConfig  # of any seed
+    promised: tuple[int, ...]
+    runs: dict[int, RunRecord]
+
+    @property
+    def scores(self) -> dict[int, float]:
+        return {seed: run.result["score"] for seed, run in self.runs.items()}
+
+    @property
+    def diverged(self) -> int:
+        return sum(run.status == "diverged" for run in self.runs.values())
+
+    @property
+    def pinned(self) -> bool:
+        return all(run.config["dataset"]["state"] == PINNED for run in self.runs.values())
+
+    @property
+    def dirty(self) -> bool:
+        """Whether a run was made with local changes, or outside a clone, which cannot be told."""
+        return any(run.execution["git"] is None or run.execution["git"]["dirty"] for run in self.runs.values())
+
+    @property
+    def estimate(self) -> Estimate | None:
+        return mean_interval(list(self.scores.values())) if self.runs else None
+
+    def mean(self, value: Callable[[RunRecord], float | None]) -> float | None:
+        """Of a value over the runs, None where one lacks it."""
+        values = [value(run) for run in self.runs.values()]
+        return sum(values) / len(values) if values and None not in values else None
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """`cells` by (column, method), complete or not; a column is a (meta-environment, level)."""
+
+    cells: dict[tuple[tuple[str, str], str], Cell]
+    results: Results
+
+    @cached_property
+    def columns(self) -> list[tuple[str, str]]:
+        return list(dict.fromkeys(column for column, _ in self.cells))
+
+    @cached_property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(method for _, method in self.cells))
+
+    @property
+    def budget(self) -> str:
+        return ", ".join(sorted({cell.config.budget for cell in self.cells.values()}))
+
+    def scores(self, column: tuple[str, str], method: str) -> dict[int, float]:
+        cell = self.cells.get((column, method))
+        return cell.scores if cell else {}
+
+    def matrix(self, method: str, columns: Sequence[tuple[str, str]]) -> ScoreMatrix:
+        promised = {seed for column in columns for seed in self.cells[column, method].promised}
+        return score_matrix({column[0]: self.scores(column, method) for column in columns}, promised)
+
+    def holes(self, method: str) -> list[tuple[int, str]]:
+        """(seed, meta-environment) of every promised run that is missing."""
+        matrix = self.matrix(method, self.columns)
+        promised = {column[0]: self.cells[column, method].promised for column in self.columns}
+        return [(seed, env) for seed, env in matrix.holes if seed in promised[env]]
+
+    def gap(self, column: tuple[str, str]) -> Estimate | None:
+        """What adaptation can gain at most: `oracle_task` minus `no_context`, paired over seeds."""
+        return paired_difference(self.scores(column, "oracle_task"), self.scores(column, "no_context"))
+
+    def uninformative(self, column: tuple[str, str]) -> str | None:
+        """Why a column does not tell how well methods adapt, None where it does."""
+        gap, without = self.gap(column), self.cells[column, "no_context"].estimate
+        if gap is None or without is None or gap.low is None:
+            return "not known yet"
+        if without.value > NO_CONTEXT_LIMIT:
+            return f"no: no_context is above {NO_CONTEXT_LIMIT}"
+        return "no: the gap may be 0" if gap.low <= 0 else None
+
+    def aggregates(self, columns: Sequence[tuple[str, str]]) -> dict[str, dict[str, Estimate]]:
+        """By method, the aggregates over `columns` of its complete seeds, best IQM first, reference rows last."""
+        if tuple(columns) not in self.known_aggregates:
+            rows = {method: self.matrix(method, columns).rows for method in self.methods if columns}
+            found = {method: aggregates(scores) for method, scores in rows.items() if len(scores)}
+            order = sorted(found, key=lambda method: (method in REFERENCE_ROWS, -found[method]["IQM"].value))
+            self.known_aggregates[tuple(columns)] = {method: found[method] for method in order}
+        return self.known_aggregates[tuple(columns)]
+
+    @cached_property
+    def known_aggregates(self) -> dict[tuple[tuple[str, str], ...], dict[str, dict[str, Estimate]]]:
+        return {}
+
+    @cached_property
+    def headline(self) -> list[tuple[str, str]]:
+        """The columns that are informative about adaptation and have held-out tasks."""
+        return [column for column in self.columns if held_out(column[0]) and not self.uninformative(column)]
+
+
+def leaderboard(results: Results, suite: str = SUITE) -> Leaderboard:
+    seeds: dict[tuple[tuple[str, str], str], list[RunConfig]] = {}
+    for _, config in suite_cells(suite):
+        seeds.setdefault(((config.env, config.level), config.algo), []).append(config)
+    cells = {}
+    for key, configs in seeds.items():
+        runs = results.runs.get(configs[0].record_path("").parent, {})
+        cells[key] = Cell(configs[0], tuple(config.seed for config in configs), dict(sorted(runs.items())))
+    return Leaderboard(cells, results)
+
+
+def held_out(env: str) -> bool:
+    splits = get_meta_env(env).tasks.splits
+    return not set(splits["train"]) & set(splits["test"])
+
+
+def texts(board: Leaderboard) -> dict[str, str]:
+    """The generated text files: path below the output folder -> content."""
+    template = Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text())
+    sections = {
+        "suite": SUITE,
+        "budget": board.budget,
+        "progress": progress(board),
+        "per_environment": per_environment(board),
+        "adaptation": adaptation(board),
+        "headline": aggregate_table(board, board.headline),
+        "everywhere": aggregate_table(board, board.columns),
+        "claims": claims_table(board),
+        "protocols": protocol_tables(board),
+        "cost": cost(board),
+        "provenance": provenance(board),
+        "holes": holes(board),
+        "unused": unused(board),
+    }
+    return {"BENCHMARKS.md": template.substitute(sections), "results/leaderboard.csv": table_csv(board)}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return NONE if value is None else f"{value:z.{digits}f}"
+
+
+def plus_minus(estimate: Estimate | None, digits: int = 3) -> str:
+    """Mean and half width of a symmetric interval, without n."""
+    if estimate is None:
+        return NONE
+    half = "" if estimate.high is None else f" ± {estimate.high - estimate.value:.{digits}f}"
+    return number(estimate.value, digits) + half
+
+
+def with_ends(estimate: Estimate) -> str:
+    ends = "" if estimate.low is None else f" [{number(estimate.low)}, {number(estimate.high)}]"
+    return number(estimate.value) + ends
+
+
+def heading(column: tuple[str, str]) -> str:
+    return f"{column[0]}<br>{column[1]} data"
+
+
+def shown_method(method: str) -> str:
+    return f"*{method}*" if method in REFERENCE_ROWS else method
+
+
+def progress(board: Leaderboard) -> str:
+    promised = sum(len(cell.promised) for cell in board.cells.values())
+    done = sum(len(set(cell.promised) & cell.runs.keys()) for cell in board.cells.values())
+    return f"{done} of {promised}"
+
+
+def per_environment(board: Leaderboard) -> str:
+    rows = [
+        [shown_method(method), *(cell_text(board.cells[column, method]) for column in board.columns)]
+        for method in board.methods
+    ]
+    return table(["method", *map(heading, board.columns)], rows)
+
+
+def cell_text(cell: Cell) -> str:
+    n, promised = len(cell.runs), len(cell.promised)
+    if not n:
+        return f"{NONE} (0 of {promised})"
+    seeds = f"n = {n}" if n >= promised else f"n = {n} of {promised}"
+    remarks = [seeds, f"{cell.diverged} diverged"] if cell.diverged else [seeds]
+    marks = ("" if cell.pinned else " †") + (" ‡" if cell.dirty else "")
+    return f"{plus_minus(cell.estimate)} ({', '.join(remarks)}){marks}"
+
+
+def adaptation(board: Leaderboard) -> str:
+    rows = []
+    for column in board.columns:
+        gap = board.gap(column)
+        means = [plus_minus(board.cells[column, m].estimate) for m in ("oracle_task", "no_context", "do_nothing")]
+        n = NONE if gap is None else str(gap.n[0])
+        informative = board.uninformative(column) or "yes"
+        rows.append([column[0], *means, plus_minus(gap), n, "yes" if held_out(column[0]) else "no", informative])
+    header = ["meta-environment", "oracle_task", "no_context", "do_nothing", "adaptation gap", "n", "held-out tasks"]
+    return table([*header, "informative"], rows)
+
+
+def aggregate_table(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> str:
+    """The aggregates over `columns`, which methods have none, and what the intervals are worth."""
+    if not columns:
+        return "There is no such meta-environment yet."
+    complete = board.aggregates(columns)
+    rows = [
+        [shown_method(method), str(found["IQM"].n[0]), *(with_ends(found[name]) for name in METRICS)]
+        for method, found in complete.items()
+    ]
+    without = [method for method in board.methods if method not in complete]
+    names = ", ".join(column[0] for column in columns)
+    lines = [f"{len(columns)} meta-environments: {names}.", "", table(["method", "n", *METRICS], rows)]
+    if without:
+        lines += ["", f"Without one complete seed: {', '.join(without)}."]
+    sizes = sorted({estimates["IQM"].n[0] for estimates in complete.values()} - {1})
+    if sizes:
+        found = ", ".join(f"{simulated_coverage(n, len(columns)):.0%} for n = {n}" for n in sizes)
+        lines += ["", f"Coverage of these intervals: nominal {CONFIDENCE:.0%}, simulated {found}."]
+    return "\n".join(lines)
+
+
+def claims_table(board: Leaderboard) -> str:
+    rows = []
+    for claim, verdict in zip(CLAIMS, judge_claims(board.results), strict=True):
+        found = verdict.improvement
+        effect = [with_ends(found), " and ".join(map(str, found.n))] if found else [NONE, NONE]
+        p = NONE if verdict.p is None else f"{verdict.p:.2g}"
+        status = f"**{verdict.status}** at the {BUDGET} budget" + (f": {verdict.reason}" if verdict.reason else "")
+        sides = [f"{claim.better} > {claim.worse}", claim.measure, ", ".join(claim.envs), claim.where]
+        rows.append([*sides, *effect, p, status])
+    header = ["claim", "measure", "meta-environments", "in the paper", "P(first > second)", "n", "p", "verdict"]
+    return table(header, rows)
+
+
+def protocol_tables(board: Leaderboard) -> str:
+    """For every protocol but the headline's: its score, and what it differs by from the headline's."""
+    runs = [run for cell in board.cells.values() for run in cell.runs.values()]
+    tables = []
+    for protocol in sorted({e["protocol"] for run in runs for e in run.result["evaluations"]} - {HEADLINE_PROTOCOL}):
+        rows = [
+            [shown_method(method), *(protocol_text(board.cells[column, method], protocol) for column in board.columns)]
+            for method in board.methods
+        ]
+        tables += [f"### `{protocol}`", "", table(["method", *map(heading, board.columns)], rows), ""]
+        tables += [*unmeasured(board, protocol), ""]
+    return "\n".join(tables).rstrip() or "The records hold no other protocol yet."
+
+
+def unmeasured(board: Leaderboard, protocol: str) -> list[str]:
+    """Which finished runs could not be evaluated under `protocol`, and why."""
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for ((env, _), method), cell in board.cells.items():
+        for seed, run in cell.runs.items():
+            reason = run.result.get("unmeasured", {}).get(protocol)
+            if reason:
+                found.setdefault((method, env, reason), []).append(seed)
+    return [f"- {m} on {env}, seeds {', '.join(map(str, seeds))}: {why}" for (m, env, why), seeds in found.items()]
+
+
+def protocol_text(cell: Cell, protocol: str) -> str:
+    scores = {name: last_scores(cell, name) for name in (HEADLINE_PROTOCOL, protocol)}
+    change = paired_difference(scores[protocol], scores[HEADLINE_PROTOCOL])
+    if change is None:
+        return NONE
+    mean = sum(scores[protocol].values()) / len(scores[protocol])
+    half = "" if change.high is None else f" ± {change.high - change.value:.3f}"
+    mark = "" if all(contexts_pinned(run, protocol) for run in cell.runs.values()) else " †"
+    return f"{number(mean)} ({change.value:+z.3f}{half}, n = {change.n[0]}){mark}"
+
+
+def contexts_pinned(run: RunRecord, protocol: str) -> bool:
+    """Whether the contexts that were made for `protocol` are the pinned ones, where it has such."""
+    evaluations = [e for e in run.result["evaluations"] if e["protocol"] == protocol and "contexts" in e]
+    return all(e["contexts"]["state"] == PINNED for e in evaluations)
+
+
+def last_scores(cell: Cell, protocol: str) -> dict[int, float]:
+    """By seed, the score of the final parameters under `protocol`."""
+    return {
+        seed: scores[-1]
+        for seed, run in cell.runs.items()
+        if (scores := [e["score"] for e in run.result["evaluations"] if e["protocol"] == protocol])
+    }
+
+
+def cost(board: Leaderboard) -> str:
+    rows = [
+        [shown_method(method), *(cost_text(board.cells[column, method]) for column in board.columns)]
+        for method in board.methods
+    ]
+    return table(["method", *map(heading, board.columns)], rows)
+
+
+def cost_text(cell: Cell) -> str:
+    if not cell.runs:
+        return NONE
+    minutes = cell.mean(lambda run: run.execution["wall_seconds"]) / 60
+    rate = cell.mean(lambda run: run.execution["steps_per_second"])
+    count = parameters(cell)
+    return f"{minutes:.1f} min<br>{rate:.0f} /s<br>{NONE if count is None else f'{count:,}'}"
+
+
+def parameters(cell: Cell) -> int | None:
+    """None where an old record does not tell."""
+    counts = {run.execution.get("parameters") for run in cell.runs.values()}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def provenance(board: Leaderboard) -> str:
+    runs = [run for cell in board.cells.values() for run in cell.runs.values()]
+    facts = {
+        "commit": lambda e: "no clone" if e["git"] is None else e["git"]["commit"] + " (changed)" * e["git"]["dirty"],
+        "versions": lambda e: ", ".join(f"{name} {version}" for name, version in e["versions"].items()),
+        "processor": lambda e: f"{e['cpu']}, {e['device']}",
+    }
+    rows = []
+    for name, fact in facts.items():
+        counts = Counter(fact(run.execution) for run in runs)
+        rows += [[name, value, str(counts[value])] for value in sorted(counts)]
+    return "\n\n".join([table(["what", "value", "runs"], rows), datasets(board)])
+
+
+def datasets(board: Leaderboard) -> str:
+    counts = Counter(
+        (*column, run.config["behavior"], *(run.config["dataset"][key] for key in ("recipe", "content", "state")))
+        for (column, _), cell in board.cells.items()
+        for run in cell.runs.values()
+    )
+    rows = [
+        [*key[:3], f"`{key[3][:12]}`", f"`{key[4][:12]}`", key[5], str(counts[key])]
+        for key in sorted(counts, key=lambda key: (board.columns.index(key[:2]), key))
+    ]
+    return table(["meta-environment", "level", "behaviour", "recipe", "content", "state", "runs"], rows)
+
+
+def holes(board: Leaderboard) -> str:
+    rows, envs = [], [env for env, _ in board.columns]
+    for method in board.methods:
+        missing: dict[str, list[int]] = {}
+        for seed, env in sorted(board.holes(method), key=lambda hole: envs.index(hole[1])):
+            missing.setdefault(env, []).append(seed)
+        by_seeds: dict[str, list[str]] = {}
+        for env, numbers in missing.items():
+            by_seeds.setdefault(", ".join(map(str, numbers)), []).append(env)
+        if missing:
+            rows.append([method, "; ".join(f"{seeds} of {', '.join(where)}" for seeds, where in by_seeds.items())])
+    return table(["method", "missing seeds"], rows) if rows else "Nothing."
+
+
+def unused(board: Leaderboard) -> str:
+    sections = []
+    used = sum(len(cell.runs) for cell in board.cells.values())
+    others = sum(map(len, board.results.runs.values())) - used
+    sections.append(f"{others} records are of cells that the suite `{SUITE}` does not have.")
+    if board.results.stale:
+        sections.append("Stale, made by another revision or with other values than the installed code has:")
+        sections.append(table(["record", "why"], reasons(board.results.stale)))
+    if board.results.refused:
+        sections.append("Refused, not as their run wrote them:")
+        sections.append(table(["record", "why"], reasons(board.results.refused)))
+    return "\n\n".join(sections)
+
+
+def reasons(found: Mapping[Path, str]) -> list[list[str]]:
+    """One row per reason and cell folder."""
+    grouped: dict[tuple[Path, str], list[str]] = {}
+    for path, reason in found.items():
+        grouped.setdefault((path.parent, reason), []).append(path.name)
+    return [[f"{folder.as_posix()}: {', '.join(names)}", reason] for (folder, reason), names in grouped.items()]
+
+
+def table_csv(board: Leaderboard) -> str:
+    """One row per cell of the suite; scores in the order of the seeds, separated by spaces."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    header = ("meta_environment", "level", "method", "budget", "fingerprint", "promised", "n", "diverged")
+    header += ("mean", "low", "high", "seeds", "scores", "pinned_data", "local_changes")
+    writer.writerow([*header, "wall_seconds", "updates_per_second", "parameters"])
+    for ((env, level), method), cell in board.cells.items():
+        estimate = cell.estimate
+        row = [env, level, method, cell.config.budget, cell.config.fingerprint]
+        row += [len(cell.promised), len(cell.runs), cell.diverged]
+        row += map(_csv, (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None))
+        row += [" ".join(map(str, cell.runs)), " ".join(map(_csv, cell.scores.values()))]
+        row += [cell.pinned, cell.dirty] if cell.runs else ["", ""]
+        row += [_csv(cell.mean(lambda run: run.execution["wall_seconds"]))]
+        row += [_csv(cell.mean(lambda run: run.execution["steps_per_second"])), parameters(cell)]
+        writer.writerow(row)
+    return buffer.getvalue()
+
+
+def _csv(value: float | None) -> str:
+    return "" if value is None else f"{value:z.6f}"

@@ -1,0 +1,197 @@
+"""Whether a record is as its run wrote it, and whether the installed code would still make it.
+
+Nothing here trusts a number that follows from others: the fingerprint is that of the values, the path that of the
+configuration, scores those of the returns, and the run's score that of its evaluations.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omrlbench.config import RunConfig, resolve
+from omrlbench.data.identity import PINNED, dataset_id, pins
+from omrlbench.envs.references import normalized_score
+from omrlbench.envs.registry import MetaEnvSpec, get_meta_env
+from omrlbench.errors import BenchError
+from omrlbench.evaluation import PROTOCOL_REVISION
+from omrlbench.record import RunRecord, read_record
+from omrlbench.registry import algorithm_class
+from omrlbench.training import HEADLINE_PROTOCOL, SCORED_EVALUATIONS, number_of_evaluations
+
+TOLERANCE = 1e-9  # between scores that processors of different kinds compute
+NUMBERS = ("wall_seconds", "steps_per_second", "peak_memory_bytes")  # of `execution`, that a report shows
+
+
+@dataclass(frozen=True)
+class Results:
+    """What lies in a results folder: usable `runs` by cell folder and seed, and why others are not used."""
+
+    runs: dict[Path, dict[int, RunRecord]] = field(default_factory=dict)
+    stale: dict[Path, str] = field(default_factory=dict)
+    refused: dict[Path, str] = field(default_factory=dict)
+
+
+def read_results(results_dir: Path) -> Results:
+    """All records below `results_dir`; paths in the answer are relative to it. Raises BenchError without a folder."""
+    if not results_dir.is_dir():
+        raise BenchError(f"there is no results folder {results_dir}, give another by --results-dir")
+    results = Results()
+    for path in sorted(results_dir.rglob("seed-*.json")):
+        place = path.relative_to(results_dir)
+        try:
+            record = verified_record(path, results_dir)
+        except BenchError as error:
+            results.refused[place] = str(error).removeprefix(f"{path} ")
+            continue
+        reason = stale_reason(record)
+        if reason:
+            results.stale[place] = reason
+        else:
+            results.runs.setdefault(place.parent, {})[record.config["seed"]] = record
+    return results
+
+
+def verified_record(path: Path, results_dir: Path) -> RunRecord:
+    """The record at `path`. Raises BenchError naming it where it is damaged or contradicts itself."""
+    record = read_record(path)
+    try:
+        _check_place(record.config, path.relative_to(results_dir))
+        _check_fingerprint(record.config)
+        _check_dataset_state(record.config)
+        _check_execution(record.execution)
+        _check_result(record)
+    except BenchError as error:
+        raise BenchError(f"{path} is not as its run wrote it: {error}") from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise BenchError(f"{path} is not as its run wrote it: {type(error).__name__}: {error}") from None
+    return record
+
+
+def stale_reason(record: RunRecord) -> str | None:
+    """Why the installed code would not make the configuration of `record`, None if it would."""
+    config = record.config
+    asked = ("env", "algo", "level", "budget", "preset", "behavior", "eval_split")
+    values = config["training"] | config["algorithm"]
+    overrides = [f"{key}={_text(values[key])}" for key, source in record.sources.items() if source == "--set"]
+    try:
+        then, now = RunConfig.from_dict(config), _resolved(*(config[key] for key in asked), *sorted(overrides))
+    except BenchError as error:
+        return str(error)
+    if now.fingerprint == config["fingerprint"]:
+        return None
+    for name, revision in now.revisions.items():
+        if config["revisions"].get(name) != revision:
+            return f"{name} revision {config['revisions'].get(name)}, installed is {revision}"
+    if config["dataset"]["recipe"] != now.dataset:
+        return "another recipe of the dataset"
+    return ", ".join(_differences(then, now)) or "another fingerprint"
+
+
+def _differences(then: RunConfig, now: RunConfig) -> list[str]:
+    old, new = (config.to_dict()["training"] | config.to_dict()["algorithm"] for config in (then, now))
+    return [f"{key}={old[key]}, installed has {new[key]}" for key in new if old[key] != new[key]]
+
+
+@cache
+def _resolved(env: str, algo: str, level: str, budget: str, preset: str, behavior: str, split: str, *sets: str):
+    return resolve(
+        env, algo, level=level, budget=budget, preset=preset, behavior=behavior, eval_split=split, overrides=sets
+    )
+
+
+def _text(value: Any) -> str:
+    """As `--set` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise BenchError(otherwise)
+
+
+def _check_place(config: dict[str, Any], place: Path) -> None:
+    cell = f"{config['budget']}-{config['fingerprint'][:8]}"
+    right = Path(config["env"], config["level"], config["algo"], cell, f"seed-{config['seed']}.json")
+    _require(place == right, f"its config belongs at {right}")
+
+
+def _check_fingerprint(config: dict[str, Any]) -> None:
+    """Where it can be told: a field or default of another revision of the method is unknown here."""
+    try:
+        if algorithm_class(config["algo"]).revision != config["revisions"]["algorithm"]:
+            return
+    except BenchError:
+        return
+    _require(RunConfig.from_dict(config).fingerprint == config["fingerprint"], "its config has another fingerprint")
+
+
+def _check_dataset_state(config: dict[str, Any]) -> None:
+    spec, dataset = _installed_env(config), config["dataset"]
+    pin = pins().get(dataset_id(spec, config["level"], config["behavior"])) if spec else None
+    if pin and pin["recipe"] == dataset["recipe"]:
+        pinned = pin["content"] == dataset["content"]
+        _require((dataset["state"] == PINNED) == pinned, f"its dataset is not {dataset['state']}")
+
+
+def _check_execution(execution: dict[str, Any]) -> None:
+    for name in NUMBERS:
+        _require(math.isfinite(execution[name]), f"its {name} is {execution[name]}")
+    _require({"git", "versions", "cpu"} <= execution.keys(), "its execution is incomplete")
+
+
+def _check_result(record: RunRecord) -> None:
+    config, result, training = record.config, record.result, record.config["training"]
+    spec = _installed_env(config)
+    points = number_of_evaluations(training["steps"], training["eval_interval"])
+    steps = [min((k + 1) * training["eval_interval"], training["steps"]) for k in range(points)]
+    final = [e for e in result["evaluations"] if e["protocol"] == HEADLINE_PROTOCOL]
+    curve_steps, final_steps = [[e["step"] for e in part] for part in (result["curve"], final)]
+    if record.status == "finished":
+        complete = curve_steps == steps and final_steps == steps[-SCORED_EVALUATIONS:]
+        _require(complete, "points of its curve or final evaluations are missing or surplus")
+        score = sum(e["score"] for e in final) / len(final)
+    else:
+        _require(curve_steps == steps[: len(curve_steps)], "points of its curve are missing or surplus")
+        score = min(0.0, result["curve"][-1]["score"] if result["curve"] else 0.0)
+    _require(_close(result["score"], score), f"its score is {result['score']}, its evaluations give {score}")
+    for evaluation in result["curve"]:
+        _check_evaluation(evaluation, spec, evaluation["split"], training["eval_episodes"])
+    for evaluation in result["evaluations"]:
+        offline = evaluation["protocol"] == HEADLINE_PROTOCOL
+        episodes = training["final_eval_episodes"] if offline else len(evaluation["returns"][0])
+        _check_evaluation(evaluation, spec, config["eval_split"], episodes)
+
+
+def _check_evaluation(evaluation: dict[str, Any], spec: MetaEnvSpec | None, split: str, episodes: int) -> None:
+    returns = np.array(evaluation["returns"], float)
+    where = f"the evaluation at step {evaluation['step']}"
+    _require(np.isfinite(returns).all() and math.isfinite(evaluation["score"]), f"{where} is not finite")
+    _require(evaluation["split"] == split, f"{where} is of the {evaluation['split']} tasks")
+    _require(returns.shape == (len(evaluation["task_ids"]), episodes), f"{where} has returns of shape {returns.shape}")
+    if spec:
+        _require(evaluation["task_ids"] == list(spec.tasks.splits[split]), f"{where} is of other tasks")
+        score = normalized_score(spec.name, split, float(returns.mean()))
+        _require(_close(evaluation["score"], score), f"{where} scores {evaluation['score']}, its returns give {score}")
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+@cache
+def _known_env(name: str) -> MetaEnvSpec | None:
+    try:
+        return get_meta_env(name)
+    except ValueError:
+        return None
+
+
+def _installed_env(config: dict[str, Any]) -> MetaEnvSpec | None:
+    """The meta-environment of `config`, None where this installation has another revision of it or of the protocol."""
+    spec, revisions = _known_env(config["env"]), config["revisions"]
+    same = spec and (spec.revision, PROTOCOL_REVISION) == (revisions["env"], revisions["protocol"])
+    return spec if same else None

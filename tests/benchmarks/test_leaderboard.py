@@ -1,0 +1,264 @@
+"""The report on real runs of the suite `core`: the methods without learning, which take a second each."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from omrlbench import training
+from omrlbench.cli import main
+from omrlbench.config import resolve
+from omrlbench.leaderboard import Cell, Leaderboard, leaderboard, texts
+from omrlbench.leaderboard_figures import STYLES, curve, draw_all
+from omrlbench.record import read_record, write_record
+from omrlbench.suite import suite_cells
+from omrlbench.verification import Results, read_results
+
+ENV = "sparse_point_robot"
+COLUMN = (ENV, "expert")
+RUNS = [("do_nothing", 0), ("do_nothing", 1), ("random_policy", 0), ("random_policy", 1), ("random_policy", 7)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    for algo, seed in RUNS:
+        training.run(resolve(ENV, algo, seed=seed), results_dir=folder, data_dir=data_dir)
+    return folder
+
+
+@pytest.fixture
+def runs(finished, tmp_path) -> Path:
+    """A results folder of its own for each test."""
+    return Path(shutil.copytree(finished, tmp_path / "runs"))
+
+
+@pytest.fixture
+def bench(runs, tmp_path, capsys):
+    """Run `bench report`; returns (exit code, standard error)."""
+
+    def call(*more: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["report", "--results-dir", str(runs), "--out", str(tmp_path), *more])
+        return stop.value.code, capsys.readouterr().err
+
+    return call
+
+
+def report(runs: Path) -> tuple[str, dict[str, dict[str, str]]]:
+    """BENCHMARKS.md, and by method the row of the csv."""
+    files = texts(leaderboard(read_results(runs)))
+    rows = csv.DictReader(files["results/leaderboard.csv"].splitlines())
+    return files["BENCHMARKS.md"], {row["method"]: row for row in rows if row["meta_environment"] == ENV}
+
+
+def path_of(runs: Path, algo: str = "do_nothing", seed: int = 0) -> Path:
+    return resolve(ENV, algo, seed=seed).record_path(runs)
+
+
+def edit(path: Path, change) -> None:
+    stored = json.loads(path.read_text())
+    change(stored)
+    path.write_text(json.dumps(stored))
+
+
+def test_a_report_is_written_whole_and_check_finds_what_differs(bench, runs, tmp_path):
+    assert bench() == (0, "")
+    assert bench("--check") == (0, "")
+    names = {path.name for path in (tmp_path / "results" / "figures").iterdir()}
+    parts = ("environments", "curves", "aggregates", "profiles", "improvement")
+    assert names == {f"leaderboard_{part}.{suffix}" for part in parts for suffix in ("png", "svg")}
+    draw_all(leaderboard(read_results(runs)), again := tmp_path / "again")
+    for path in again.iterdir():
+        assert path.read_bytes() == (tmp_path / "results" / "figures" / path.name).read_bytes(), path.name
+    with Image.open(again / "leaderboard_environments.png") as picture:
+        assert picture.width > 1000
+    for name in ("BENCHMARKS.md", "results/leaderboard.csv"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
+    edited = (tmp_path / "BENCHMARKS.md").read_text()
+    code, err = bench("--check")
+    assert code == 1 and [line.split()[0] for line in err.splitlines()] == [
+        str(tmp_path / "BENCHMARKS.md"),
+        str(tmp_path / "results" / "leaderboard.csv"),
+    ]
+    assert (tmp_path / "BENCHMARKS.md").read_text() == edited  # a check writes nothing
+    edit(path_of(runs), lambda record: record["result"].update(score=0.9))
+    code, err = bench()
+    assert code == 2 and err.startswith(f"refused: {path_of(runs)} is not") and len(err.splitlines()) == 1
+
+
+def test_numbers_are_those_of_the_records(runs):
+    text, rows = report(runs)
+    scores = [read_record(path_of(runs, "random_policy", seed)).result["score"] for seed in (0, 1, 7)]
+    row = rows["random_policy"]
+    assert (row["n"], row["promised"], row["seeds"], row["diverged"]) == ("3", "5", "0 1 7", "0")
+    assert [float(score) for score in row["scores"].split()] == pytest.approx(scores, abs=1e-6)
+    assert float(row["mean"]) == pytest.approx(sum(scores) / 3, abs=1e-6)
+    assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
+    assert row["parameters"] == "0" and float(row["wall_seconds"]) > 0
+    assert f"4 of {len(suite_cells('core'))} runs are there" in text  # seed 7 is not promised
+    assert f"2, 3, 4 of {ENV}; 0, 1, 2, 3, 4 of point_robot, " in text
+    assert "Without one complete seed: focal, " in text
+
+
+def test_one_run_has_no_interval(runs):
+    path_of(runs, seed=1).unlink()
+    text, rows = report(runs)
+    row = rows["do_nothing"]
+    assert row["n"] == "1" and row["mean"] and not row["low"] and not row["high"]
+    assert f"| *do_nothing* | {float(row['mean']):z.3f} (n = 1 of 5)" in text
+
+
+EDITS = {
+    "another score": lambda r: r["result"].update(score=0.9),
+    "another score of an evaluation": lambda r: r["result"]["evaluations"][0].update(score=0.9),
+    "another return": lambda r: r["result"]["evaluations"][0]["returns"][0].__setitem__(0, 13.0),
+    "another point": lambda r: r["result"]["curve"][1].update(score=0.9),
+    "a missing point": lambda r: r["result"]["curve"].pop(0),
+    "a missing evaluation": lambda r: r["result"]["evaluations"].pop(0),
+    "other tasks": lambda r: r["result"]["evaluations"][0].update(task_ids=list(range(20))),
+    "fewer episodes": lambda r: [row.pop() for row in r["result"]["evaluations"][0]["returns"]],
+    "another value": lambda r: r["config"]["training"].update(final_eval_episodes=11),
+    "another seed": lambda r: r["config"].update(seed=3),
+    "another fingerprint": lambda r: r["config"].update(fingerprint=r["config"]["fingerprint"][:8] + "0" * 56),
+    "another state of the data": lambda r: r["config"]["dataset"].update(content="0" * 64, state="pinned"),
+    "a missing key": lambda r: r["config"].pop("training"),
+    "no times": lambda r: r["execution"].pop("wall_seconds"),
+    "an unknown section": lambda r: r.update(note="hello"),
+}
+
+
+@pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
+def test_a_record_changed_by_hand_is_refused_and_the_rest_read(runs, change):
+    edit(path_of(runs), change)
+    results = read_results(runs)
+    assert list(results.refused) == [path_of(runs).relative_to(runs)]
+    assert sum(map(len, results.runs.values())) == len(RUNS) - 1 and not results.stale
+
+
+def test_a_truncated_or_moved_record_is_refused(runs):
+    whole = path_of(runs).read_text()
+    path_of(runs).write_text(whole[:-100])
+    (reason,) = read_results(runs).refused.values()
+    assert "is not a run record" in reason
+    path_of(runs).write_text(whole)
+    path_of(runs).rename(path_of(runs).with_name("seed-4.json"))
+    results = read_results(runs)
+    (reason,) = results.refused.values()
+    assert "belongs at" in reason and "seed-0.json" in reason
+    text, rows = report(runs)
+    assert rows["do_nothing"]["seeds"] == "1" and rows["random_policy"]["n"] == "3"
+    assert "Refused, not as their run wrote them" in text and "seed-4.json" in text
+
+
+def test_a_diverged_run_keeps_its_place_with_its_floor_score(runs):
+    def diverge(record):
+        record["result"]["curve"] = record["result"]["curve"][:1]
+        floor = min(0.0, record["result"]["curve"][0]["score"])
+        record["result"].update(status="diverged", message="loss is inf", score=floor, evaluations=[])
+
+    edit(path_of(runs), diverge)
+    text, rows = report(runs)
+    assert rows["do_nothing"]["diverged"] == "1" and rows["do_nothing"]["n"] == "2"
+    assert "(n = 2 of 5, 1 diverged)" in text
+    cell = leaderboard(read_results(runs)).cells[COLUMN, "do_nothing"]
+    floor, other = cell.scores[0], cell.runs[1].result["curve"][-1]["score"]
+    steps, estimates = curve(cell)
+    assert steps == [1, 2, 3] and estimates[-1].value == pytest.approx((floor + other) / 2)
+
+
+def test_a_record_of_another_revision_is_listed_and_not_used(runs):
+    config, record = resolve(ENV, "do_nothing", seed=0), read_record(path_of(runs))
+    old = replace(config, revisions=config.revisions | {"algorithm": 0})
+    path_of(runs).unlink()
+    old.record_path(runs).parent.mkdir(parents=True)
+    stored = old.to_dict() | {"dataset": record.config["dataset"]}
+    write_record(old.record_path(runs), replace(record, config=stored))
+    text, rows = report(runs)
+    assert rows["do_nothing"]["seeds"] == "1"
+    assert f"algorithm revision 0, installed is {config.revisions['algorithm']}" in text
+
+
+def test_local_changes_and_unpinned_data_are_labelled(runs):
+    edit(path_of(runs), lambda r: r["config"]["dataset"].update(content="0" * 64, state="pinned recipe, other machine"))
+    edit(path_of(runs), lambda r: r["execution"].update(git={"commit": "0" * 40, "dirty": True}))
+    assert "(n = 2 of 5) † ‡ |" in report(runs)[0]
+
+
+def test_runs_of_no_cell_of_the_suite_are_counted_only(runs, data_dir):
+    training.run(resolve(ENV, "do_nothing", budget="smoke"), results_dir=runs, data_dir=data_dir)
+    assert "1 records are of cells that the suite `core` does not have" in report(runs)[0]
+
+
+def test_a_missing_folder_is_an_error(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["report", "--results-dir", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
+    assert stop.value.code == 2 and "there is no results folder" in capsys.readouterr().err
+
+
+def board_with(scores: dict[str, list[float]], record) -> Leaderboard:
+    """One column: methods with the scores of seeds 0, 1, ..."""
+    cells = {}
+    for algo, values in scores.items():
+        runs = {seed: replace(record, result=record.result | {"score": v}) for seed, v in enumerate(values)}
+        cells[COLUMN, algo] = Cell(resolve(ENV, algo), (0, 1, 2), runs)
+    return Leaderboard(cells, Results())
+
+
+@pytest.mark.parametrize(
+    "oracle, without, verdict",
+    [
+        ([0.9, 0.8, 0.85], [0.2, 0.3, 0.25], None),
+        ([0.9, 0.2, 0.5], [0.2, 0.7, 0.4], "no: the gap may be 0"),
+        ([0.99, 1.0, 0.995], [0.92, 0.93, 0.925], "no: no_context is above 0.9"),
+        ([0.9], [0.2], "not known yet"),
+        ([], [0.2, 0.3], "not known yet"),
+    ],
+)
+def test_what_makes_an_environment_informative(finished, oracle, without, verdict):
+    record = read_record(path_of(finished))
+    board = board_with({"oracle_task": oracle, "no_context": without, "do_nothing": [0.1]}, record)
+    assert board.uninformative(COLUMN) == verdict
+    assert board.headline == ([] if verdict else [COLUMN])
+
+
+def test_two_task_environments_never_reach_the_headline(finished):
+    record = read_record(path_of(finished))
+    board = board_with({"oracle_task": [0.9, 0.8, 0.9], "no_context": [0.2, 0.3, 0.2]}, record)
+    column = ("cheetah_fwd_back", "mixed")
+    both = Leaderboard(board.cells | {(column, algo): cell for (_, algo), cell in board.cells.items()}, Results())
+    assert both.uninformative(column) is None and both.headline == [COLUMN]
+
+
+def test_other_protocols_are_shown_with_their_difference(runs):
+    text, _ = report(runs)
+    for protocol in ("offline_shifted", "online"):
+        section = text[text.index(f"### `{protocol}`") :]
+        scores = {"offline": [], protocol: []}
+        for seed in (0, 1):
+            evaluations = read_record(path_of(runs, seed=seed)).result["evaluations"]
+            for name, found in scores.items():
+                found.append([e["score"] for e in evaluations if e["protocol"] == name][-1])
+        first, second = (sum(found) / 2 for found in scores.values())
+        assert f"| *do_nothing* | {second:z.3f} ({second - first:+z.3f} ± " in section
+
+
+def test_what_was_not_measured_is_told(runs):
+    def drop(record):
+        evaluations = record["result"]["evaluations"]
+        record["result"]["evaluations"] = [e for e in evaluations if e["protocol"] != "online"]
+        record["result"]["unmeasured"] = {"online": "cannot act without a context"}
+
+    for seed in (0, 1):
+        edit(path_of(runs, seed=seed), drop)
+    assert "- do_nothing on sparse_point_robot, seeds 0, 1: cannot act without a context" in report(runs)[0]
+
+
+def test_every_method_of_the_suite_has_a_look_of_its_own():
+    methods = {config.algo for _, config in suite_cells("core")}
+    assert methods <= STYLES.keys()
+    assert len({style.marker for style in STYLES.values()}) == len(STYLES)
