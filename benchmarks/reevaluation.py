@@ -13,6 +13,7 @@ from omrlbench.data.identity import SHIFTED
 from omrlbench.envs.registry import LEVELS
 from omrlbench.errors import BenchError, unknown
 from omrlbench.evaluation import PROTOCOLS, evaluate
+from omrlbench.process import check_device, deterministic
 from omrlbench.record import (
     EvaluationRecord,
     environment_facts,
@@ -21,15 +22,8 @@ from omrlbench.record import (
     write_record,
 )
 from omrlbench.repetition import recorded_config
-from omrlbench.training import (
-    as_plain,
-    check_device,
-    contexts_of,
-    data_identity,
-    deterministic,
-    load_own,
-    make_algorithm,
-)
+from omrlbench.run_data import contexts_of, data_identity, load_own
+from omrlbench.training import as_plain, make_algorithm
 from omrlbench.weights import restore_weights
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from omrlbench.config import RunConfig
 from omrlbench.errors import BenchError, Interrupted, RunBusy
+from omrlbench.process import StopSignal
 from omrlbench.record import read_record
 from omrlbench.suite import suite_cells
 
@@ -110,7 +111,7 @@ def sweep(
     free = core_groups(workers)
     running: list[Worker] = []
     later: dict[int, float] = {}  # when a cell that another process has is tried again
-    with _Stop() as stop:
+    with StopSignal() as stop:
         while not stop.requested and (running or not all(cell.ended for cell in cells)):
             for cell in cells:
                 if not free:
@@ -215,24 +216,6 @@ def _stop(running: Sequence[Worker]) -> None:
     for worker in running:
         worker.process.join()
         worker.cell.state = QUEUED
-
-
-class _Stop:
-    """Inside, SIGINT and SIGTERM set `requested`."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __enter__(self) -> "_Stop":
-        self.requested = False
-        self.previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: Any) -> None:
-        self.requested = True
 
 
 def estimated_seconds(cells: Sequence[Cell], results_dir: Path) -> dict[int, float]:

@@ -4,28 +4,23 @@ import io
 import math
 import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from omrlbench.algorithms.algorithm import LAST_STAGE, Algorithm, Problem
 from omrlbench.config import RunConfig
 from omrlbench.data.dataset import MetaBatchSampler, MultiTaskDataset
-from omrlbench.data.identity import SHIFTED, can_shift, make_command
-from omrlbench.data.store import load_dataset, recipe_fingerprint
 from omrlbench.diagnostics import embedding_diagnostics
-from omrlbench.errors import BenchError, Diverged, Interrupted, RunBusy
+from omrlbench.errors import BenchError, Diverged, Interrupted
 from omrlbench.evaluation import (
     PROTOCOLS,
     Evaluation,
@@ -35,8 +30,10 @@ from omrlbench.evaluation import (
     generator,
     seed_sequence,
 )
+from omrlbench.process import StopSignal, check_device, deterministic, locked
 from omrlbench.record import RunRecord, environment_facts, evaluations_folder, read_record, write_atomic, write_record
 from omrlbench.registry import algorithm_class, meta_env
+from omrlbench.run_data import data_identity, load_logs
 from omrlbench.sinks import Sink, open_sinks
 from omrlbench.weights import stored_weights
 
@@ -108,59 +105,6 @@ def run(
     return record
 
 
-def check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise BenchError(f"device {device!r} is not available here") from None
-
-
-def load_logs(config: RunConfig, *arguments: Any) -> dict[str, MultiTaskDataset]:
-    """By protocol, the data that contexts are drawn from, as the method sees them; those of "offline" it learns from.
-
-    `arguments` are those of `checked_dataset`. "offline_shifted" is missing where a split has but one task.
-    """
-    own = load_own(config, *arguments)
-    shifted = contexts_of(config, config.level + SHIFTED, own, *arguments) if can_shift(own.spec.tasks) else None
-    return {"offline": own, "online": own} | ({} if shifted is None else {"offline_shifted": shifted})
-
-
-def load_own(config: RunConfig, *arguments: Any) -> MultiTaskDataset:
-    """The data that the run learns from, as the method sees them."""
-    return on_device(checked_dataset(config, config.level, *arguments).for_learning(), config.training.device)
-
-
-def contexts_of(config: RunConfig, level: str, own: MultiTaskDataset, *arguments: Any) -> MultiTaskDataset:
-    """The data of `level` as a method sees them that learns from `own`."""
-    contexts = checked_dataset(config, level, *arguments)
-    return on_device(contexts, config.training.device).as_contexts_for(own)
-
-
-def checked_dataset(
-    config: RunConfig,
-    level: str,
-    data_dir: str | Path | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
-    on_message: Callable[[str], None] = lambda message: None,
-) -> MultiTaskDataset:
-    """The run's dataset of `level`. Raises BenchError if it was made by another recipe than this version's."""
-    dataset = load_dataset(
-        config.env,
-        level,
-        behavior=config.behavior,
-        data_dir=data_dir,
-        on_progress=on_progress,
-        on_message=on_message,
-    )
-    spec = meta_env(config.env)
-    wanted = config.dataset if level == config.level else recipe_fingerprint(spec, level, config.behavior)
-    if dataset.metadata["recipe_sha256"] != wanted:
-        command = make_command(spec, level, config.behavior, data_dir)
-        reason = "made by another recipe than this version's"
-        raise BenchError(f"{dataset.metadata['id']}: {reason}; make it again: {command}")
-    return dataset
-
-
 @contextmanager
 def closing_all(sinks: Sequence[Sink]) -> Iterator[None]:
     try:
@@ -175,62 +119,6 @@ def remove_stale_checkpoint(path: Path) -> None:
     checkpoint = path.with_suffix(".checkpoint")
     if path.exists() and checkpoint.exists() and checkpoint.stat().st_mtime_ns <= path.stat().st_mtime_ns:
         checkpoint.unlink()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the run whose record is `path`; the operating system frees the lock if the process dies."""
-    try:
-        with FileLock(path.with_suffix(".lock"), timeout=0):
-            yield
-    except Timeout:
-        raise RunBusy(f"another process is working on this run: {path}") from None
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """One thread, deterministic kernels, and the caller's random state left alone."""
-    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA asks for
-    torch.set_num_threads(1)
-    torch.set_deterministic_debug_mode("error")
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        torch.set_deterministic_debug_mode(mode)
-        torch.set_num_threads(threads)
-
-
-class StopSignal:
-    """Inside, the first SIGINT or SIGTERM sets `requested`; a second one acts as usual."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            self.previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}
-
-    def _request(self, number: int, frame: Any) -> None:
-        self.requested = True
-        self.__exit__()
-
-
-def on_device(dataset: MultiTaskDataset, device: str) -> MultiTaskDataset:
-    values = {f.name: getattr(dataset, f.name) for f in fields(dataset)}
-    moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
-    rewards = {kind: reward.to(device) for kind, reward in dataset.rewards.items()}
-    return replace(dataset, rewards=rewards, **moved)
 
 
 class MetricMeans:
@@ -556,12 +444,6 @@ def make_sampler(
 def number_of_evaluations(steps: int, interval: int) -> int:
     """How many points the curve gets: at every multiple of `interval`, and at the last step."""
     return -(-steps // interval)
-
-
-def data_identity(dataset: MultiTaskDataset) -> dict[str, str]:
-    metadata = dataset.metadata
-    fingerprints = {"recipe": metadata["recipe_sha256"], "content": metadata["content_sha256"]}
-    return fingerprints | {"state": metadata["state"]}
 
 
 def as_plain(evaluation: Evaluation) -> dict[str, Any]:

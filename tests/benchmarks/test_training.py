@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from omrlbench import registry, training
 from omrlbench.config import resolve
 from omrlbench.data.generate import make_dataset
+from omrlbench.data.store import load_dataset
 from omrlbench.envs.registry import get_meta_env
 from omrlbench.errors import BenchError, Interrupted, RunBusy
 from omrlbench.evaluation import Evaluation
+from omrlbench.process import locked
 from omrlbench.record import read_record
 
 HERE = Path(__file__).parent
@@ -241,7 +243,7 @@ def test_metrics_that_are_not_finite_are_null_in_the_record(tmp_path, data_dir, 
 def test_the_second_process_on_a_run_is_told_so(tmp_path, data_dir):
     path = configure().record_path(tmp_path)
     path.parent.mkdir(parents=True)
-    with training.locked(path), pytest.raises(RunBusy, match="another process is working on this run"):
+    with locked(path), pytest.raises(RunBusy, match="another process is working on this run"):
         training.run(configure(), results_dir=tmp_path, data_dir=data_dir)
 
 
@@ -311,7 +313,7 @@ def test_the_curve_falls_back_to_train_tasks_where_there_are_no_validation_tasks
         return Evaluation(split, (0,), np.zeros((1, 1)), np.zeros((1, 1, 21, 2), np.float32), 0.0)
 
     config = configure("steps=2")
-    dataset = training.load_dataset(ENV, "expert", data_dir=data_dir)
+    dataset = load_dataset(ENV, "expert", data_dir=data_dir)
     monkeypatch.setattr(training, "load_logs", lambda *_: {"offline": dataset, "online": dataset})
     monkeypatch.setattr(training, "evaluate", fake)
     monkeypatch.setitem(dataset.spec.tasks.splits, "validation", ())
