@@ -343,16 +343,17 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
 )
 @click.option("--check", is_flag=True, help="Write nothing: name the files whose text the records do not give.")
 def report(results_dir: Path, out: Path, check: bool) -> int:
-    """Write the leaderboard from the records: BENCHMARKS.md, results/leaderboard.csv and figures.
+    """Write the leaderboard from the records: BENCHMARKS.md, results/leaderboard.csv, figures, scores in the docs.
 
     Exit codes: 0, or 1 where --check finds a difference, or 2 where a record is damaged or changed by hand; the report
     then leaves it out.
     """
     from omrlbench.leaderboard import leaderboard, texts
+    from omrlbench.method_pages import method_pages
     from omrlbench.verification import read_results
 
     board = leaderboard(read_results(results_dir))
-    files = {out / name: text for name, text in texts(board).items()}
+    files = {out / name: text for name, text in (texts(board) | method_pages(board, out)).items()}
     if check:
         differing = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
         for path in differing:

@@ -213,10 +213,11 @@ def progress(board: Leaderboard) -> str:
     return f"{done} of {promised}"
 
 
-def per_environment(board: Leaderboard) -> str:
+def per_environment(board: Leaderboard, methods: Sequence[str] | None = None) -> str:
+    """A row for each of `methods`, by default all."""
     rows = [
         [shown_method(method), *(cell_text(board.cells[column, method]) for column in board.columns)]
-        for method in board.methods
+        for method in methods or board.methods
     ]
     return table(["method", *map(heading, board.columns)], rows)
 

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from omrlbench.errors import BenchError
+from omrlbench.leaderboard import leaderboard, shown_method
+from omrlbench.method_pages import MARKED, method_pages
+from omrlbench.registry import ALGORITHMS
+from omrlbench.verification import Results
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def page(tmp_path) -> Path:
+    folder = tmp_path / "docs" / "algorithms"
+    folder.mkdir(parents=True)
+    return folder / "mine.md"
+
+
+def test_a_table_is_written_between_the_marks_and_replaced_the_next_time(page, tmp_path):
+    page.write_text("# Mine\n\n<!-- scores of bc, mbml -->\n<!-- end of scores -->\n\nThe end.\n")
+    board = leaderboard(Results())
+    (text,) = method_pages(board, tmp_path).values()
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert rows == ["method", "---", shown_method("bc"), "mbml"]
+    assert text.startswith("# Mine\n") and text.endswith("\nThe end.\n")
+    page.write_text(text)
+    assert method_pages(board, tmp_path) == {"docs/algorithms/mine.md": text}
+
+
+def test_marks_with_a_method_that_has_no_row_are_an_error(page, tmp_path):
+    page.write_text("<!-- scores of bc, nonsense -->\n\n<!-- end of scores -->\n")
+    with pytest.raises(BenchError, match="mine.md asks for the scores of nonsense"):
+        method_pages(leaderboard(Results()), tmp_path)
+
+
+def test_the_pages_about_methods_show_every_row_of_the_leaderboard():
+    shown = [
+        names for page in (ROOT / "docs/algorithms").glob("*.md") for _, names, _ in MARKED.findall(page.read_text())
+    ]
+    methods = {name for names in shown for name in names.split(", ")}
+    assert methods == set(leaderboard(Results()).methods) and methods >= set(ALGORITHMS)
