@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from omrlbench.config import RunConfig, resolve
+from omrlbench.config import RunConfig, check_installed, resolve
 from omrlbench.data.identity import PINNED, dataset_id, pins
 from omrlbench.envs.references import normalized_score
 from omrlbench.envs.registry import MetaEnvSpec, get_meta_env
@@ -79,15 +79,11 @@ def stale_reason(record: RunRecord) -> str | None:
     overrides = [f"{key}={_text(values[key])}" for key, source in record.sources.items() if source == "--set"]
     try:
         then, now = RunConfig.from_dict(config), _resolved(*(config[key] for key in asked), *sorted(overrides))
+        if now.fingerprint == config["fingerprint"]:
+            return None
+        check_installed(then)
     except BenchError as error:
         return str(error)
-    if now.fingerprint == config["fingerprint"]:
-        return None
-    for name, revision in now.revisions.items():
-        if config["revisions"].get(name) != revision:
-            return f"{name} revision {config['revisions'].get(name)}, installed is {revision}"
-    if config["dataset"]["recipe"] != now.dataset:
-        return "another recipe of the dataset"
     return ", ".join(_differences(then, now)) or "another fingerprint"
 
 

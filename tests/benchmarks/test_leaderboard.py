@@ -180,7 +180,7 @@ def test_a_record_of_another_revision_is_listed_and_not_used(runs):
     write_record(old.record_path(runs), replace(record, config=stored))
     text, rows = report(runs)
     assert rows["do_nothing"]["seeds"] == "1"
-    assert f"algorithm revision 0, installed is {config.revisions['algorithm']}" in text
+    assert f"it has algorithm revision 0, this installation {config.revisions['algorithm']}" in text
 
 
 def test_local_changes_and_unpinned_data_are_labelled(runs):
