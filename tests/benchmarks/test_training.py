@@ -156,16 +156,16 @@ def test_a_finished_run_is_not_repeated_unless_asked(tmp_path, data_dir):
     assert repeated.result == first.result and repeated.execution != first.execution and len(messages) == 1
 
 
-def test_a_repetition_that_cannot_begin_leaves_the_finished_run(tmp_path, data_dir, monkeypatch):
-    def unreadable(*arguments, **options):
-        raise BenchError("the data are damaged")
-
+def test_a_repetition_that_cannot_begin_leaves_the_finished_run(tmp_path, data_dir):
     first = training.run(configure(), results_dir=tmp_path, data_dir=data_dir)
     path = configure().record_path(tmp_path)
     before = {file: file.read_bytes() for file in path.parent.iterdir()}
-    monkeypatch.setattr(training, "load_dataset", unreadable)
-    with pytest.raises(BenchError, match="the data are damaged"):
-        training.run(configure(), results_dir=tmp_path, data_dir=data_dir, overwrite=True)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(data_dir / "omrl" / ENV / "expert-v1", damaged / "omrl" / ENV / "expert-v1")
+    (arrays,) = damaged.rglob("*.hdf5")
+    os.truncate(arrays, arrays.stat().st_size // 2)
+    with pytest.raises(BenchError, match="expert-v1"):
+        training.run(configure(), results_dir=tmp_path, data_dir=damaged, overwrite=True)
     assert read_record(path) == first and {file: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
