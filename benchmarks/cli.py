@@ -5,7 +5,8 @@ Only click is imported up here, so that `bench --help` answers at once.
 
 import errno
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -293,25 +294,22 @@ def sweep(
         return 0
     with SweepTable(cells, estimates, workers) as table:
         run_cells(cells, results_dir, data_dir, workers, ["bench", *sys.argv[1:]], table.update)
-    failed = [cell for cell in cells if cell.state == "failed"]
-    diverged = sum(cell.state == "diverged" for cell in cells)
-    finished = len(cells) - len(failed) - diverged
-    click.echo(f"{len(cells)} cells: {finished} finished, {diverged} diverged, {len(failed)} failed")
-    for cell in failed:
-        click.echo(f"failed: {cell.name}: {cell.reason}", err=True)
-    return 1 if failed else 0
+    counts = Counter(cell.state for cell in cells)
+    click.echo(f"{len(cells)} cells: " + ", ".join(f"{counts[s]} {s}" for s in ("finished", "diverged", "failed")))
+    return complain_of_failures(cells)
 
 
 @cli.command()
 @click.argument("suite")
 @results_dir_option
-def status(suite: str, results_dir: Path | None) -> None:
+def status(suite: str, results_dir: Path | None) -> int:
     """How far a suite is: finished seeds and mean score of every method in every meta-environment."""
     from omrlbench.sweep import find_cells
     from omrlbench.training import default_results_dir
 
+    found = find_cells(suite, results_dir or default_results_dir())
     rows: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in find_cells(suite, results_dir or default_results_dir()):
+    for cell in found:
         rows.setdefault((cell.config.env, cell.config.level, cell.config.algo, cell.variant), []).append(cell)
     table = []
     for key, cells in rows.items():
@@ -321,6 +319,15 @@ def status(suite: str, results_dir: Path | None) -> None:
         table.append((*key, f"{len(scores)} of {len(cells)}", str(diverged) if diverged else "", mean))
     header = ("meta-environment", "level", "method", "variant", "seeds", "diverged", "mean score")
     print_table(header, table, numbers=header[4:])
+    return complain_of_failures(found)
+
+
+def complain_of_failures(cells: Iterable["Cell"]) -> int:
+    """Say which cells failed, or have a damaged record, and why; the exit code."""
+    failed = [cell for cell in cells if cell.state == "failed"]
+    for cell in failed:
+        click.echo(f"failed: {cell.name}: {cell.reason}", err=True)
+    return 1 if failed else 0
 
 
 def key_values(pairs: Sequence[str]) -> dict[str, str]:
@@ -480,22 +487,17 @@ def datasets(data_dir: Path | None) -> None:
     show_default=True,
     help="Where finished records are looked for.",
 )
-def suites(results_dir: Path) -> None:
+def suites(results_dir: Path) -> int:
     """Suites: the cells that a leaderboard promises, and how many of them are finished."""
-    from omrlbench.suite import suite_cells, suite_names
+    from omrlbench.suite import suite_names
+    from omrlbench.sweep import find_cells
 
+    found = {name: find_cells(name, results_dir) for name in suite_names()}
     rows = []
-    for name in suite_names():
-        cells = suite_cells(name)
-        finished = sum(is_finished(config.record_path(results_dir)) for _, config in cells)
-        rows.append((name, str(len(cells)), str(finished)))
+    for name, cells in found.items():
+        rows.append((name, str(len(cells)), str(sum(cell.state == "finished" for cell in cells))))
     print_table(("suite", "cells", "finished"), rows, numbers=("cells", "finished"))
-
-
-def is_finished(path: Path) -> bool:
-    from omrlbench.record import read_record
-
-    return path.exists() and read_record(path).status == "finished"
+    return complain_of_failures({cell.path: cell for cells in found.values() for cell in cells}.values())
 
 
 cli.add_command(data)

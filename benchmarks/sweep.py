@@ -55,16 +55,21 @@ class Cell:
         return f"{c.algo} on {c.env}, {c.level}{variant}, seed {c.seed}"
 
     def look(self) -> None:
-        """Take up the record, if there is one. Raises BenchError where it is damaged."""
-        if self.path.exists():
+        """Take up the record, if there is one; a damaged one is a failure."""
+        if not self.path.exists():
+            return
+        try:
             record = read_record(self.path)
+        except BenchError as error:
+            self.state, self.reason = FAILED, str(error)
+        else:
             self.state, self.score = record.status, record.result["score"]
 
 
 def find_cells(suite: str, results_dir: Path, only: dict[str, str] | None = None) -> list[Cell]:
     """The cells of a suite with what their records say, of which `only` those whose config has these values.
 
-    Raises BenchError for an unknown suite or key, where no cell is left, and for a damaged record.
+    Raises BenchError for an unknown suite or key, and where no cell is left.
     """
     cells = [Cell(variant, config, config.record_path(results_dir)) for variant, config in suite_cells(suite)]
     for key, value in (only or {}).items():
@@ -222,11 +227,14 @@ def estimated_seconds(cells: Sequence[Cell], results_dir: Path) -> dict[int, flo
     """By place in `cells`, how long each unfinished one should take: as the records say that lie in `results_dir`.
 
     Of the same method, environment and budget, else of any method in that environment and budget. One without either is
-    left out.
+    left out, and so are damaged records.
     """
     known: dict[tuple[str, ...], list[float]] = {}
     for path in results_dir.rglob("seed-*.json"):
-        record = read_record(path)
+        try:
+            record = read_record(path)
+        except BenchError:
+            continue
         if record.status == "finished":
             c, seconds = record.config, record.execution["wall_seconds"]
             for key in ((c["algo"], c["env"], c["budget"]), (c["env"], c["budget"])):

@@ -1,6 +1,7 @@
 """Sweeps on real cells of the smoke budget: skipping, failing, being killed, and working side by side."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from omrlbench import sweep as sweeps
+from omrlbench.cli import main
 from omrlbench.config import resolve
 from omrlbench.errors import BenchError
 from omrlbench.record import read_record
@@ -104,12 +106,19 @@ def test_cells_can_be_chosen(tmp_path):
         find_cells("core", tmp_path, {"budget": "cpu"})
 
 
-def test_a_damaged_record_is_named(tmp_path):
-    one = find_cells("smoke", tmp_path)[0]
-    one.path.parent.mkdir(parents=True)
-    one.path.write_text("{")
-    with pytest.raises(BenchError, match=f"{one.path.name} is not a run record"):
-        find_cells("smoke", tmp_path)
+def test_a_damaged_record_is_named_and_the_others_are_looked_at(tmp_path, data_dir, capsys):
+    damaged, whole = find_cells("smoke", tmp_path)[:2]
+    damaged.path.parent.mkdir(parents=True)
+    damaged.path.write_text("{")
+    run([whole], tmp_path, data_dir)
+    for command in (["status", "smoke"], ["list", "suites"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--results-dir", str(tmp_path)])
+        out, err = capsys.readouterr()
+        assert stop.value.code == 1 and err.count(f"failed: {damaged.name}: {damaged.path} is not a run record") == 1
+        assert re.search(r"^smoke +\d+ +1 *$" if command[0] == "list" else r" 1 of 1 ", out, re.MULTILINE), out
+    again = find_cells("smoke", tmp_path)
+    assert [cell.state for cell in again[:3]] == ["failed", "finished", "queued"]
 
 
 def test_estimates_come_from_records(tmp_path, data_dir):
