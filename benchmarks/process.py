@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.set_deterministic_debug_mode(mode)
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def keyboard_withheld() -> Iterator[None]:
+    """Processes that start inside never see Ctrl-C, which a terminal sends to all: who started them tells them to stop.
+
+    One that arrives meanwhile reaches this process afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # whose start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopSignal:

@@ -19,7 +19,7 @@ from typing import Any
 
 from omrlbench.config import RunConfig
 from omrlbench.errors import BenchError, Interrupted, RunBusy
-from omrlbench.process import StopSignal
+from omrlbench.process import StopSignal, keyboard_withheld
 from omrlbench.record import read_record
 from omrlbench.suite import suite_cells
 
@@ -151,7 +151,8 @@ def core_groups(workers: int) -> list[tuple[int, ...]]:
 def _start(context, cell: Cell, cores: tuple[int, ...], results_dir: Path, *arguments: Any) -> Worker:
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, cores, cell.config, results_dir, *arguments))
-    process.start()
+    with keyboard_withheld():
+        process.start()
     theirs.close()
     cell.state, cell.done = RUNNING, 0.0
     return Worker(cell, process, ours, cores)

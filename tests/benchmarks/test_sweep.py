@@ -65,11 +65,11 @@ def test_a_killed_worker_fails_its_cell_and_the_same_sweep_completes_it_equally(
     assert len(second.execution["sittings"]) == 2
 
 
-def start(results_dir, data_dir, *more):
+def start(results_dir, data_dir, *more, **options):
     program = "import sys; from omrlbench.cli import main; main(sys.argv[1:])"
     places = ["--results-dir", str(results_dir), "--data-dir", str(data_dir)]
     command = [sys.executable, "-c", program, "sweep", "smoke", *more, "--workers", "1", *places]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def test_an_interrupted_sweep_says_so_and_its_worker_saves(tmp_path, data_dir):
@@ -85,6 +85,19 @@ def test_an_interrupted_sweep_says_so_and_its_worker_saves(tmp_path, data_dir):
     process = start(tmp_path, data_dir, "--only", "algo=bc")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and "1 cells: 1 finished" in out, out + err
+
+
+def test_ctrl_c_reaches_the_sweep_alone_and_its_worker_saves(tmp_path, data_dir):
+    """A terminal sends it to all processes."""
+    process = start(tmp_path, data_dir, "--only", "algo=mbml", start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.lock")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == "bench: stopped, nothing is lost; the same command goes on\n", out + err
+    assert list(tmp_path.rglob("*.checkpoint"))
 
 
 def test_two_sweeps_at_once_run_every_cell_once(tmp_path, data_dir):
