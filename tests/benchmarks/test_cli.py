@@ -17,7 +17,6 @@ from filelock import FileLock
 from rich.console import Console
 
 from omrlbench import record as records
-from omrlbench import registry
 from omrlbench.cli import cli, main
 from omrlbench.config import resolve
 from omrlbench.progress import Bar
@@ -25,13 +24,9 @@ from omrlbench.record import RunRecord, read_record, write_record
 from omrlbench.suite import suite_cells
 from omrlbench.training import Progress
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 RUN = ["run", "--algo", "tiny", "--env", "sparse_point_robot", "--budget", "smoke", "--set", "eval_interval=20"]
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setitem(registry.ALGORITHMS, "tiny", "tiny_method:Cloning")
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from omrlbench.data import store
 from omrlbench.envs.registry import META_ENVS
 from omrlbench.errors import BenchError
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    """A method of the tests, and dataset recipes that need no behaviour policies."""
+def recipes(monkeypatch):
+    """Dataset recipes that need no behaviour policies."""
     monkeypatch.setattr(store, "recipe_fingerprint", lambda spec, level, kind: f"{spec.name} {level} {kind}")
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setitem(registry.ALGORITHMS, "tiny", "tiny_method:Cloning")
 
 
 def test_later_layers_win_and_leave_their_name():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omrlbench import config as configuration
-from omrlbench import registry, training
+from omrlbench import training
 from omrlbench.config import resolve
 from omrlbench.data.generate import make_dataset
 from omrlbench.envs.registry import get_meta_env
@@ -16,16 +16,11 @@ from omrlbench.errors import BenchError
 from omrlbench.record import read_evaluation, read_record
 from omrlbench.reevaluation import Request, evaluate_again
 
-HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("tiny")
+
 ENV = "cheetah_fwd_back"  # small data, and rewards that tell any two policies apart
 SHORT = ["steps=6", "eval_interval=2", "final_eval_episodes=2"]
 STAGES = ["teacher_steps=2", "ensemble_steps=2"]
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
-    monkeypatch.setitem(registry.ALGORITHMS, "tiny", "tiny_method:Cloning")
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,17 @@
 """The curve of a run outside its record."""
 
 import csv
-import os
-import signal
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from omrlbench import registry, sinks, training
+from omrlbench import sinks, training
 from omrlbench.config import resolve
 from omrlbench.errors import BenchError, Interrupted
 from omrlbench.record import read_record
 
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
-    monkeypatch.setitem(registry.ALGORITHMS, "tiny", "tiny_method:Cloning")
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 def configure(*overrides):
@@ -30,19 +22,6 @@ def configure(*overrides):
 def lines(path: Path) -> list[dict[str, str]]:
     with path.with_suffix(".csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def interrupt_at(monkeypatch, step):
-    import tiny_method
-
-    original = tiny_method.Cloning.update
-
-    def update(self, batch):
-        if self.updates == step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, batch)
-
-    monkeypatch.setattr(tiny_method.Cloning, "update", update)
 
 
 def test_the_csv_has_a_line_per_point_with_the_record_s_numbers(tmp_path, data_dir):
@@ -67,13 +46,11 @@ def test_a_metric_that_is_not_finite_or_comes_late_is_an_empty_field(tmp_path):
     assert text == "step,split,score,return,loss,late\n1,test,0.5,1.5,,\n2,test,0.5,1.5,1.0,2.0\n"
 
 
-def test_the_csv_of_a_killed_and_resumed_run_is_that_of_an_undisturbed_one(tmp_path, data_dir, monkeypatch):
+def test_the_csv_of_a_killed_and_resumed_run_is_that_of_an_undisturbed_one(tmp_path, data_dir, interrupted_at):
     config = configure()
     path, whole = config.record_path(tmp_path), config.record_path(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 25)
-        with pytest.raises(Interrupted):
-            training.run(config, results_dir=tmp_path, data_dir=data_dir)
+    with interrupted_at(25), pytest.raises(Interrupted):
+        training.run(config, results_dir=tmp_path, data_dir=data_dir)
     assert [row["step"] for row in lines(path)] == ["10", "20"]
     training.run(config, results_dir=tmp_path, data_dir=data_dir)
     training.run(config, results_dir=tmp_path / "whole", data_dir=data_dir)
@@ -88,14 +65,12 @@ def test_a_missing_extra_is_one_line_with_the_command(tmp_path, name):
 
 
 @pytest.mark.skipif(find_spec("tensorboard") is None, reason="an extra")
-def test_tensorboard_reads_every_point_once_after_a_resumption(tmp_path, data_dir, monkeypatch):
+def test_tensorboard_reads_every_point_once_after_a_resumption(tmp_path, data_dir, interrupted_at):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = configure()
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 25)
-        with pytest.raises(Interrupted):
-            training.run(config, results_dir=tmp_path, data_dir=data_dir, sinks=["tensorboard"])
+    with interrupted_at(25), pytest.raises(Interrupted):
+        training.run(config, results_dir=tmp_path, data_dir=data_dir, sinks=["tensorboard"])
     record = training.run(config, results_dir=tmp_path, data_dir=data_dir, sinks=["tensorboard"])
     events = EventAccumulator(str(config.record_path(tmp_path).with_suffix(".tensorboard"))).Reload()
     read = [(event.step, event.value) for event in events.Scalars("score")]

@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from omrlbench import registry, training
+from omrlbench import training
 from omrlbench.config import resolve
 from omrlbench.data.generate import make_dataset
 from omrlbench.data.store import load_dataset
@@ -22,33 +21,14 @@ from omrlbench.evaluation import Evaluation
 from omrlbench.process import locked
 from omrlbench.record import read_record
 
-HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("tiny")
+
 ENV = "sparse_point_robot"
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
-    monkeypatch.setitem(registry.ALGORITHMS, "tiny", "tiny_method:Cloning")
 
 
 def configure(*overrides, **arguments):
     values = ["steps=110", "eval_interval=25", "checkpoint_interval=30", *overrides]
     return resolve(ENV, "tiny", budget="smoke", overrides=values, **arguments)
-
-
-def interrupt_at(monkeypatch, step):
-    """Send SIGINT to this process during update `step`."""
-    import tiny_method
-
-    original = tiny_method.Cloning.update
-
-    def update(self, batch):
-        if self.updates == step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, batch)
-
-    monkeypatch.setattr(tiny_method.Cloning, "update", update)
 
 
 def test_a_run_leaves_one_record_with_curve_scores_and_artefacts(tmp_path, data_dir):
@@ -131,14 +111,13 @@ def test_focal_killed_twice_leaves_the_record_of_an_uninterrupted_run(tmp_path, 
 
 
 @pytest.mark.parametrize("step", [37, 100, 110])
-def test_an_interrupt_keeps_the_state_and_the_same_call_goes_on(tmp_path, data_dir, monkeypatch, step):
+def test_an_interrupt_keeps_the_state_and_the_same_call_goes_on(tmp_path, data_dir, interrupted_at, step):
     config = configure()
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, step)
-        handler = signal.getsignal(signal.SIGINT)
-        with pytest.raises(Interrupted, match=f"stopped at step {step} of 110; the same command resumes"):
-            training.run(config, results_dir=tmp_path, data_dir=data_dir)
-        assert signal.getsignal(signal.SIGINT) is handler
+    handler = signal.getsignal(signal.SIGINT)
+    message = f"stopped at step {step} of 110; the same command resumes"
+    with interrupted_at(step), pytest.raises(Interrupted, match=message):
+        training.run(config, results_dir=tmp_path, data_dir=data_dir)
+    assert signal.getsignal(signal.SIGINT) is handler
     resumed = training.run(config, results_dir=tmp_path, data_dir=data_dir)
     assert resumed.result == training.run(config, results_dir=tmp_path / "whole", data_dir=data_dir).result
 
@@ -169,7 +148,7 @@ def test_a_repetition_that_cannot_begin_leaves_the_finished_run(tmp_path, data_d
     assert read_record(path) == first and {file: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-def test_an_interrupted_repetition_keeps_the_record_and_goes_on(tmp_path, data_dir, monkeypatch):
+def test_an_interrupted_repetition_keeps_the_record_and_goes_on(tmp_path, data_dir, interrupted_at):
     messages = []
 
     def again(**arguments):
@@ -178,10 +157,8 @@ def test_an_interrupted_repetition_keeps_the_record_and_goes_on(tmp_path, data_d
 
     first = again()
     path = configure().record_path(tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 40)
-        with pytest.raises(Interrupted):
-            again(overwrite=True)
+    with interrupted_at(40), pytest.raises(Interrupted):
+        again(overwrite=True)
     assert again() == first == read_record(path) and path.with_suffix(".npz").exists()
     repeated = again(overwrite=True)
     assert messages == [f"already finished: {path}", "resuming at step 40 of 110"]
@@ -247,10 +224,9 @@ def test_the_second_process_on_a_run_is_told_so(tmp_path, data_dir):
         training.run(configure(), results_dir=tmp_path, data_dir=data_dir)
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, data_dir, monkeypatch):
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, data_dir, interrupted_at):
     config, other = configure(), configure(seed=1)
-    interrupt_at(monkeypatch, 10)
-    with pytest.raises(Interrupted):
+    with interrupted_at(10), pytest.raises(Interrupted):
         training.run(config, results_dir=tmp_path, data_dir=data_dir)
     own, foreign = (c.record_path(tmp_path).with_suffix(".checkpoint") for c in (config, other))
     shutil.copy(own, foreign)
