@@ -6,11 +6,11 @@ Other packages add methods by an entry point of the group `omrlbench.algorithms`
     my_method = "my_package.my_method:MyMethod"
 """
 
-from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from omrlbench.errors import BenchError, unknown
+from omrlbench.plugins import distributions, load_plugin, origin, plugins
 
 if TYPE_CHECKING:
     from omrlbench.algorithms.algorithm import Algorithm
@@ -43,17 +43,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> method, and the v
 
 def algorithms() -> dict[str, str]:
     """Every known method and where it comes from, built-in ones first. Imports none of them."""
-    plugins = _plugins()
     origins = {name: "built in" for name in ALGORITHMS}
     for name, (method, values) in VARIANTS.items():
         origins[name] = f"built in: {method} with {', '.join(f'{key}={value}' for key, value in values.items())}"
-    for name, points in plugins.items():
-        claims = " and ".join(_distribution(point) for point in points)
-        if name in origins:
-            origins[name] = f"built in; the method of this name in {claims} is ignored"
-        else:
-            origins[name] = claims if len(points) == 1 else f"unusable: claimed by {claims}"
-    return origins
+    return origins | {name: origin(points, name in origins) for name, points in plugins(GROUP).items()}
 
 
 def algorithm_class(name: str) -> "type[Algorithm]":
@@ -64,13 +57,18 @@ def algorithm_class(name: str) -> "type[Algorithm]":
     name = VARIANTS[name][0] if name in VARIANTS else name
     if name in ALGORITHMS:
         return resolve_name(ALGORITHMS[name])
-    points = _plugins().get(name, [])
+    points = plugins(GROUP).get(name)
     if not points:
         raise unknown("method", name, algorithms())
-    if len(points) > 1:
-        claims = " and ".join(_distribution(point) for point in points)
-        raise BenchError(f"method {name!r} is claimed by {claims}: uninstall one of them")
-    return _load(points[0])
+    try:
+        loaded = load_plugin("method", points)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    from omrlbench.algorithms.algorithm import Algorithm
+
+    if not (isinstance(loaded, type) and issubclass(loaded, Algorithm)):
+        raise BenchError(f"method {name!r} of {distributions(points)} is no subclass of Algorithm: {loaded!r}")
+    return loaded
 
 
 def variant_values(name: str) -> dict[str, Any]:
@@ -88,29 +86,3 @@ def meta_env(name: str) -> "MetaEnvSpec":
         return get_meta_env(name)
     except ValueError as error:
         raise BenchError(str(error)) from error
-
-
-def _plugins() -> dict[str, list[EntryPoint]]:
-    """Entry points by name; more than one where distributions claim the same name."""
-    found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=GROUP):
-        found.setdefault(point.name, []).append(point)
-    return found
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else point.value
-
-
-def _load(point: EntryPoint) -> "type[Algorithm]":
-    from omrlbench.algorithms.algorithm import Algorithm
-
-    try:
-        loaded = point.load()
-    except Exception as error:
-        raise BenchError(
-            f"method {point.name!r} of {_distribution(point)} is broken: {type(error).__name__}: {error}"
-        ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Algorithm)):
-        raise BenchError(f"method {point.name!r} of {_distribution(point)} is no subclass of Algorithm: {loaded!r}")
-    return loaded

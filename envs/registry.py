@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pkgutil import resolve_name
 from reprlib import repr as short_repr
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from omrlbench.envs.tasks import TaskSet, load_task_set
+from omrlbench.plugins import distributions, load_plugin, origin, plugins
 
 GROUP = "omrlbench.envs"
 LEVELS = ("random", "medium", "expert", "mixed")
@@ -240,26 +241,19 @@ def get_meta_env(name: str) -> MetaEnvSpec:
     """The meta-environment called `name`, of this package or another. Raises ValueError with the names that exist."""
     if name in META_ENVS:
         return META_ENVS[name]
-    points = _plugins().get(name, [])
-    if len(points) > 1:
-        raise ValueError(f"meta-environment {name!r} is claimed by {_claims(points)}: uninstall one of them")
+    points = plugins(GROUP).get(name)
     if not points:
         names = list(meta_env_origins())
         close = get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"no meta-environment {name!r}, there are {', '.join(names)}{hint}")
-    return _load(points[0])
+    return _load(tuple(points))
 
 
 def meta_env_origins() -> dict[str, str]:
     """Every known meta-environment and where it comes from, built-in ones first. Imports none of other packages."""
-    origins = {name: "built in" for name in META_ENVS}
-    for name, points in _plugins().items():
-        if name in META_ENVS:
-            origins[name] = f"built in; the one of this name in {_claims(points)} is ignored"
-        else:
-            origins[name] = _claims(points) if len(points) == 1 else f"unusable: claimed by {_claims(points)}"
-    return origins
+    built_in = {name: "built in" for name in META_ENVS}
+    return built_in | {name: origin(points, name in META_ENVS) for name, points in plugins(GROUP).items()}
 
 
 def usable_meta_envs() -> list[MetaEnvSpec]:
@@ -274,32 +268,13 @@ def usable_meta_envs() -> list[MetaEnvSpec]:
     return found
 
 
-def _plugins() -> dict[str, list[EntryPoint]]:
-    """Entry points by name; more than one where distributions claim the same name."""
-    found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=GROUP):
-        found.setdefault(point.name, []).append(point)
-    return found
-
-
 @cache
-def _load(point: EntryPoint) -> MetaEnvSpec:
-    try:
-        spec = point.load()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"meta-environment {point.name!r} of {_distribution(point)} is broken: {reason}") from error
-    if not isinstance(spec, MetaEnvSpec) or spec.name != point.name or spec.resources is None:
+def _load(points: tuple[EntryPoint, ...]) -> MetaEnvSpec:
+    spec = load_plugin("meta-environment", points)
+    name = points[0].name
+    if not isinstance(spec, MetaEnvSpec) or spec.name != name or spec.resources is None:
         raise ValueError(
-            f"meta-environment {point.name!r} of {_distribution(point)} is no MetaEnvSpec of that name with resources"
+            f"meta-environment {name!r} of {distributions(points)} is no MetaEnvSpec of that name with resources"
         )
     register(spec)
     return spec
-
-
-def _claims(points: Sequence[EntryPoint]) -> str:
-    return " and ".join(_distribution(point) for point in points)
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else point.value

@@ -20,7 +20,7 @@ def plugin(name, value, distribution):
 @pytest.fixture
 def plugins(monkeypatch):
     found = []
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    monkeypatch.setattr("omrlbench.plugins.entry_points", lambda group: found)
     return found
 
 
