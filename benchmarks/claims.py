@@ -13,13 +13,12 @@ import numpy as np
 
 from omrlbench.config import resolve
 from omrlbench.record import RunRecord
-from omrlbench.significance import exact_p, holm, smallest_p
+from omrlbench.significance import SIGNIFICANCE, exact_p, holm, smallest_p
 from omrlbench.stats import Estimate, probability_of_improvement, score_matrix, wins
 from omrlbench.verification import Results
 
 BUDGET = "cpu"
 LEAST_SEEDS = 5  # on each side
-SIGNIFICANCE = 0.05
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 INCONCLUSIVE, NOT_YET_RUN = "inconclusive", "not yet run"
 

@@ -11,12 +11,11 @@ from omrlbench.config import resolve
 from omrlbench.errors import BenchError, unknown
 from omrlbench.record import RunRecord
 from omrlbench.registry import algorithms
-from omrlbench.significance import exact_p, smallest_p
+from omrlbench.significance import SIGNIFICANCE, exact_p, smallest_p
 from omrlbench.stats import Estimate, aggregates, mean_interval, probability_of_improvement, score_matrix
 from omrlbench.suite import suite_cells, suite_names
 from omrlbench.verification import verified_record
 
-SIGNIFICANCE = 0.05
 BETTER, WORSE, ALIKE, UNDECIDED = "better", "worse", "alike", "undecided"  # verdicts on A
 PATH_DEPTH = 4  # folders between a results folder and a record: environment, level, method, cell
 

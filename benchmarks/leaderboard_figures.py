@@ -21,7 +21,7 @@ from omrlbench.envs.registry import get_meta_env
 from omrlbench.leaderboard import SUITE, Cell, Leaderboard
 from omrlbench.record import write_atomic
 from omrlbench.stats import Estimate, mean_interval, performance_profile, probability_of_improvement
-from omrlbench.training import number_of_evaluations
+from omrlbench.training import evaluation_steps
 
 REFERENCE = "focal"  # what others are compared with
 THRESHOLDS = np.linspace(-0.1, 1.1, 121)
@@ -138,11 +138,10 @@ def curves(board: Leaderboard) -> Figure:
 def curve(cell: Cell) -> tuple[list[int], list[Estimate]]:
     """Updates, and at each the mean score of all runs; a diverged one has its floor score after its last point."""
     training = cell.config.training
-    points = number_of_evaluations(training.steps, training.eval_interval)
+    steps = evaluation_steps(training.steps, training.eval_interval)
     scores = [[point["score"] for point in run.result["curve"]] for run in cell.runs.values()]
     floors = [run.result["score"] for run in cell.runs.values()]
-    padded = [run + [floor] * (points - len(run)) for run, floor in zip(scores, floors, strict=True)]
-    steps = [min((k + 1) * training.eval_interval, training.steps) for k in range(points)]
+    padded = [run + [floor] * (len(steps) - len(run)) for run, floor in zip(scores, floors, strict=True)]
     return steps, [mean_interval(column) for column in zip(*padded, strict=True)]
 
 
@@ -166,7 +165,7 @@ def aggregate_intervals(board: Leaderboard) -> Figure:
         panels[0].set_ylabel(f"{name}\n({len(columns)})", fontsize=9)
         panels[0].invert_yaxis()
         if not found:
-            note(panels[1], INCOMPLETE)
+            note(panels[1], INCOMPLETE if columns else "there are none yet")
     about = f"score on the test tasks: 0 random, 1 expert; bars: 95 % stratified bootstrap intervals; {numbers(sizes)}"
     finish(figure, board, "Aggregate scores", about)
     return figure
@@ -205,7 +204,7 @@ def improvement(board: Leaderboard) -> Figure:
         rows = [board.matrix(one, columns).rows for one in (REFERENCE, method)]
         dot(axes, place, method, probability_of_improvement(*rows))
     if not others:
-        note(axes, INCOMPLETE)
+        note(axes, f"only {REFERENCE} has a seed in each of these yet" if REFERENCE in found else INCOMPLETE)
     labels = [f"{method} (n = {found[method]['IQM'].n[0]})" for method in others]
     axes.set_yticks(range(len(others)), labels, fontsize=8)
     axes.invert_yaxis()

@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike
 
 from omrlbench.stats import checked
 
+SIGNIFICANCE = 0.05  # a p below it counts
+
 
 def exact_p(x: ArrayLike, y: ArrayLike) -> float:
     """Two-sided p of runs `x` (n, columns) and `y` (m, columns) being alike.

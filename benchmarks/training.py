@@ -299,7 +299,7 @@ class TrainingRun:
         self.curve.append({"step": self.step, "metrics": finite, "embedding": embedding} | as_plain(point))
         for sink in self.sinks:
             sink.write(self.curve)
-        if index >= number_of_evaluations(training.steps, training.eval_interval) - SCORED_EVALUATIONS:
+        if index >= len(evaluation_steps(training.steps, training.eval_interval)) - SCORED_EVALUATIONS:
             embedding = {"embedding": self.embedding_numbers(self.config.eval_split)}
             self.evaluations.append(self.final_evaluation(HEADLINE_PROTOCOL) | embedding)
         self.means.reset()
@@ -441,9 +441,9 @@ def make_sampler(
     return sampler
 
 
-def number_of_evaluations(steps: int, interval: int) -> int:
-    """How many points the curve gets: at every multiple of `interval`, and at the last step."""
-    return -(-steps // interval)
+def evaluation_steps(steps: int, interval: int) -> list[int]:
+    """The updates after which the curve gets a point: every multiple of `interval`, and the last."""
+    return [*range(interval, steps, interval), steps]
 
 
 def as_plain(evaluation: Evaluation) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from omrlbench.errors import BenchError
 from omrlbench.evaluation import PROTOCOL_REVISION
 from omrlbench.record import RunRecord, read_record
 from omrlbench.registry import algorithm_class
-from omrlbench.training import HEADLINE_PROTOCOL, SCORED_EVALUATIONS, number_of_evaluations
+from omrlbench.training import HEADLINE_PROTOCOL, SCORED_EVALUATIONS, evaluation_steps
 
 TOLERANCE = 1e-9  # between scores that processors of different kinds compute
 NUMBERS = ("wall_seconds", "steps_per_second", "peak_memory_bytes")  # of `execution`, that a report shows
@@ -142,8 +142,7 @@ def _check_execution(execution: dict[str, Any]) -> None:
 def _check_result(record: RunRecord) -> None:
     config, result, training = record.config, record.result, record.config["training"]
     spec = _installed_env(config)
-    points = number_of_evaluations(training["steps"], training["eval_interval"])
-    steps = [min((k + 1) * training["eval_interval"], training["steps"]) for k in range(points)]
+    steps = evaluation_steps(training["steps"], training["eval_interval"])
     final = [e for e in result["evaluations"] if e["protocol"] == HEADLINE_PROTOCOL]
     curve_steps, final_steps = [[e["step"] for e in part] for part in (result["curve"], final)]
     if record.status == "finished":
