@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omrlbench.algorithms.algorithm import Context, MetaBatch, require
-from omrlbench.algorithms.brac import BRAC, ENVIRONMENT_VALUES, BRACConfig
+from omrlbench.algorithms.brac import BRAC, ENVIRONMENT_VALUES, POINT_ROBOT, BRACConfig
 from omrlbench.algorithms.encoders import kl_to_standard_normal, product_of_gaussians, transition_features, transitions
 from omrlbench.algorithms.networks import mlp
 
@@ -24,7 +24,8 @@ class BatchPearlConfig(BRACConfig):
     latent_dim: int = 20  # as FOCAL's; PEARL: 5
     encoder_width: int = 200  # three hidden layers; PEARL
     context_next_observations: bool = True  # whether the encoder sees s'
-    kl_weight: float = 0.1  # of the posterior's divergence from N(0, I), summed over tasks and dimensions; PEARL
+    kl_weight: float = 0.004  # of the posterior's divergence from N(0, I), summed over tasks and dimensions; PEARL's
+    # 0.1 stands beside rewards times 5, whose squared errors weigh 25 times as much
     regularization: str = "none"
 
     def __post_init__(self) -> None:
@@ -32,9 +33,16 @@ class BatchPearlConfig(BRACConfig):
         require(self, lambda value: value >= 1, "at least 1", "latent_dim", "encoder_width")
 
 
+ON_POINT_ROBOTS = {"kl_weight": 1e-4}  # PEARL: 1, beside rewards times 100
+
+
 class BatchPearl(BRAC):
     Config = BatchPearlConfig
-    environment_values = {env: values | {"regularization": "none"} for env, values in ENVIRONMENT_VALUES.items()}
+    revision = 2
+    environment_values = {
+        env: values | {"regularization": "none"} | (ON_POINT_ROBOTS if values is POINT_ROBOT else {})
+        for env, values in ENVIRONMENT_VALUES.items()
+    }
 
     @property
     def latent_dim(self) -> int:
