@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LARGEST_ACTION = 0.999  # whose density is asked for; at 1 it has none
@@ -25,6 +26,67 @@ class EnsembleLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+class ReLUNetwork(nn.Sequential):
+    """Linear layers, or ensembles of them, with ReLU between; differentiable once.
+
+    Computes what its layers do one after the other, to the bit, as one operation of autograd, whose work per layer a
+    small network would feel.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        layers = [layer for layer in self if not isinstance(layer, nn.ReLU)]
+        parameters = [value for layer in layers for value in (layer.weight, layer.bias)]
+        if isinstance(layers[0], EnsembleLinear):
+            return _ReLUNetwork.apply(inputs, *parameters)
+        return _ReLUNetwork.apply(inputs.flatten(0, -2), *parameters).unflatten(0, inputs.shape[:-1])
+
+
+class _ReLUNetwork(torch.autograd.Function):
+    """`parameters` are weight and bias of each layer, of `nn.Linear` or `EnsembleLinear`."""
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, *parameters: Tensor) -> Tensor:
+        layers = list(zip(parameters[::2], parameters[1::2], strict=True))
+        units = [inputs]
+        for weight, bias in layers[:-1]:
+            units.append(_affine(units[-1], weight, bias).relu_())
+        ctx.save_for_backward(*units, *parameters)
+        return _affine(units[-1], *layers[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        depth = len(saved) // 3
+        units, weights = saved[:depth], saved[depth::2]
+        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        for layer in reversed(range(depth)):
+            if layer < depth - 1:
+                gradient = where_active(gradient, units[layer + 1])
+            if ctx.needs_input_grad[1 + 2 * layer]:
+                found[1 + 2 * layer : 3 + 2 * layer] = _parameter_gradients(gradient, units[layer])
+            if layer or ctx.needs_input_grad[0]:
+                gradient = _input_gradient(gradient, weights[layer])
+        found[0] = gradient if ctx.needs_input_grad[0] else None
+        return tuple(found)
+
+
+def _affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if inputs.ndim == 3:
+        return torch.baddbmm(bias, inputs, weight)
+    return torch.addmm(bias, inputs, weight.t())
+
+
+def _parameter_gradients(gradient: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    if inputs.ndim == 3:
+        return torch.bmm(inputs.mT, gradient), gradient.sum(1, keepdim=True)
+    return torch.mm(gradient.t(), inputs), gradient.sum(0)
+
+
+def _input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    return torch.bmm(gradient, weight.mT) if gradient.ndim == 3 else torch.mm(gradient, weight)
 
 
 def ensemble_mlp(members: int, in_features: int, hidden: Sequence[int], out_features: int) -> nn.Sequential:
@@ -47,12 +109,12 @@ def mlp(in_features: int, hidden: Sequence[int], out_features: int) -> nn.Sequen
     return _stack(nn.Linear, in_features, hidden, out_features)
 
 
-def _stack(layer, in_features, hidden, out_features) -> nn.Sequential:
+def _stack(layer, in_features, hidden, out_features) -> ReLUNetwork:
     widths = [in_features, *hidden, out_features]
     layers = []
     for i, o in zip(widths, widths[1:], strict=False):
         layers += [layer(i, o), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
+    return ReLUNetwork(*layers[:-1])
 
 
 @torch.no_grad()
@@ -81,7 +143,7 @@ def input_gradient(network: nn.Sequential, inputs: Tensor, columns: slice) -> Te
     units = []
     with torch.no_grad():
         for layer in hidden:
-            inputs = layer(inputs).relu_()
+            inputs = _affine(inputs, layer.weight, layer.bias).relu_()
             units.append(inputs)
     gradient = output.weight.expand(len(inputs), -1)
     for layer, active in zip(reversed(hidden[1:]), reversed(units[1:]), strict=True):
@@ -135,9 +197,9 @@ def adam(network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
 
 
 def step(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
-    """One step of all `optimizers` down the gradient of `loss`."""
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward()
+    """One step of all `optimizers` down the gradient of `loss`, which reaches each of their parameters."""
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
     for optimizer in optimizers:
         optimizer.step()

@@ -29,10 +29,23 @@ def test_ensemble_members_compute_what_separate_networks_compute():
         torch.testing.assert_close(outputs[member], expected)
 
 
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [(mlp(4, (8, 8, 8), 3), (5, 4)), (mlp(4, (8,), 3), (2, 5, 4)), (ensemble_mlp(2, 4, (8, 8), 3), (2, 5, 4))],
+)
+def test_a_network_computes_to_the_bit_what_its_layers_do(network, shape):
+    inputs = torch.randn(shape, requires_grad=True)
+    wanted = [inputs, *network.parameters()]
+    whole, by_layer = network(inputs), nn.Sequential(*network)(inputs)
+    assert torch.equal(whole, by_layer)
+    gradients = [torch.autograd.grad(outputs.square().sum(), wanted) for outputs in (whole, by_layer)]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
 def test_input_gradient_equals_double_backward():
     network = mlp(6, (16, 16, 16), 1)
     inputs = torch.randn(50, 6, requires_grad=True)
-    (reference,) = torch.autograd.grad(network(inputs).sum(), inputs, create_graph=True)
+    (reference,) = torch.autograd.grad(nn.Sequential(*network)(inputs).sum(), inputs, create_graph=True)
     weights = list(network.parameters())[::2]
     expected = torch.autograd.grad((reference[:, 2:4].norm(dim=1) - 0.1).square().mean(), weights)
     gradient = input_gradient(network, inputs.detach(), slice(2, 4))
