@@ -381,6 +381,23 @@ def report(results_dir: Path, out: Path, check: bool) -> int:
 
 
 @cli.command()
+@click.argument("name")
+@click.option(
+    "--results-dir", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help="Records."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results/figures"), show_default=True, help="Folder."
+)
+@click.option("--budget", default="cpu", show_default=True, help="Of the runs.")
+def figure(name: str, results_dir: Path, out: Path, budget: str) -> None:
+    """Draw a figure or table of the FOCAL paper from the records: fig2 to fig11, table1, table6."""
+    from omrlbench.paper_figures import draw_figure
+
+    for path in draw_figure(name, results_dir, out, budget):
+        click.echo(path)
+
+
+@cli.command()
 @click.argument("a")
 @click.argument("b")
 @click.option(

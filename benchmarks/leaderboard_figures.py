@@ -5,7 +5,8 @@ marker tell methods apart in grey. Every figure prints split, seeds, budget and 
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -65,19 +66,27 @@ def draw_all(board: Leaderboard, folder: Path) -> list[Path]:
         "profiles": profiles,
         "improvement": improvement,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    hashes = {"svg.hashsalt": "omrlbench"}  # else ids in an svg differ from one time to the next
-    with sns.axes_style("whitegrid"), matplotlib.rc_context(hashes):
-        for name, draw in drawings.items():
-            figure = draw(board)
-            for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
-                content = io.BytesIO()
-                figure.savefig(content, format=suffix, dpi=PIXELS_PER_INCH, metadata=metadata)
-                path = folder / f"leaderboard_{name}.{suffix}"
-                write_atomic(path, content.getvalue())
-                written.append(path)
-    return written
+    with looks():
+        return [path for name, draw in drawings.items() for path in save(draw(board), folder / f"leaderboard_{name}")]
+
+
+@contextmanager
+def looks() -> Iterator[None]:
+    """Inside, figures have the suite's looks, and equal ones equal bytes."""
+    with sns.axes_style("whitegrid"), matplotlib.rc_context({"svg.hashsalt": "omrlbench"}):
+        yield
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `figure` as png and svg beside each other; the paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for suffix, metadata in ((".png", {}), (".svg", {"Date": None})):
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix[1:], dpi=PIXELS_PER_INCH, metadata=metadata)
+        paths.append(stem.with_suffix(suffix))
+        write_atomic(paths[-1], content.getvalue())
+    return paths
 
 
 def environments(board: Leaderboard) -> Figure:
