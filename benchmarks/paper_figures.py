@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from omrlbench.claims import FOCAL, INVERSE, LINEAR, SQUARE, VALUE_PENALTY, Side
+from omrlbench.claims import BUDGET, FOCAL, INVERSE, LINEAR, SQUARE, VALUE_PENALTY, Side
 from omrlbench.config import RunConfig, resolve
 from omrlbench.data.store import load_dataset
 from omrlbench.envs.point_robot import GOAL_RADIUS
@@ -301,7 +301,7 @@ FIGURES = {
 }
 
 
-def draw_figure(name: str, results_dir: Path, folder: Path, budget: str = "cpu") -> list[Path]:
+def draw_figure(name: str, results_dir: Path, folder: Path, budget: str = BUDGET) -> list[Path]:
     """Write the figure or table `name` as png and svg into `folder`; the paths.
 
     Raises BenchError with the command that makes the runs where one has none.
@@ -323,12 +323,24 @@ def find_runs(panels: Sequence[Panel], source: Source) -> Found:
             records = [verified_record(path, source.results_dir) for path in sorted(cell.glob("seed-?.json"))]
             usable = {record.config["seed"]: record for record in records if not stale_reason(record)}
             if not usable:
-                side, env = need
-                only = f"algo={side.algo},env={env}" + (f",level={side.level}" if side.level else "")
-                command = f"bench sweep {panel.suite} --only {only} --results-dir {source.results_dir}"
-                raise BenchError(f"no run of {side} on {env} at the {source.budget} budget; make them: {command}")
+                command = command_for(panel, need, source)
+                raise BenchError(
+                    f"no run of {need[0]} on {need[1]} at the {source.budget} budget; make some: {command}"
+                )
             found[need] = usable
     return found
+
+
+def command_for(panel: Panel, need: Need, source: Source) -> str:
+    """What makes the runs: suites are of one budget."""
+    side, env = need
+    if source.budget == BUDGET:
+        only = f"algo={side.algo},env={env}" + (f",level={side.level}" if side.level else "")
+        return f"bench sweep {panel.suite} --only {only} --results-dir {source.results_dir}"
+    values = "".join(f" --set {change}" for change in side.changes) + (f" --level {side.level}" if side.level else "")
+    return (
+        f"bench run --algo {side.algo} --env {env} --budget {source.budget}{values} --results-dir {source.results_dir}"
+    )
 
 
 def draw_panels(drawing: Drawing, found: Found, source: Source) -> Figure:

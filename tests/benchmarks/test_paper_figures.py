@@ -24,9 +24,13 @@ def test_the_suite_that_a_figure_names_has_its_runs(name):
 
 
 def test_missing_runs_are_one_line_with_the_command(tmp_path):
-    message = "no run of focal_linear on cheetah_vel at the cpu budget; make them: bench sweep ablations --only "
+    message = "no run of focal_linear on cheetah_vel at the cpu budget; make some: bench sweep ablations --only "
     with pytest.raises(BenchError, match=f"^{message}algo=focal_linear,env=cheetah_vel --results-dir {tmp_path}$"):
         find_runs([Embedding("cheetah_vel", Side("focal_linear"), "ablations")], Source(tmp_path, "cpu"))
+    coupled = Side("focal_coupled", changes=("regularization=value_penalty",))
+    command = "bench run --algo focal_coupled --env walker_params --budget smoke --set regularization=value_penalty "
+    with pytest.raises(BenchError, match=command):
+        find_runs([Embedding("walker_params", coupled)], Source(tmp_path, "smoke"))
     with pytest.raises(BenchError, match="unknown figure 'fig22': did you mean fig2"):
         draw_figure("fig22", RECORDS, tmp_path)
 
