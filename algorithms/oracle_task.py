@@ -1,42 +1,32 @@
-"""Reference row: FOCAL's learner that is told the task, z = the standardised task parameters, scaled.
+"""Reference row: FOCAL that is told the task. Its encoder sees the standardised task parameters in place of a context.
 
-What it earns above `no_context` is what perfect task inference is worth to this learner. The scale gives z the length
-that an embedding of `latent_dim` has whose every dimension has unit variance: left alone, the one parameter of
-`cheetah_vel` is a small input among many, and the actor tells slow tasks apart late or never.
+What it earns above `no_context` is what perfect task inference is worth to this learner, and what FOCAL lacks to it is
+lost in inferring the task. The parameters themselves would be a poor z, see docs/algorithms/reference_rows.md.
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from omrlbench.algorithms.algorithm import Context, MetaBatch, require
-from omrlbench.algorithms.brac import BRAC, BRACConfig
+from omrlbench.algorithms.algorithm import Context, MetaBatch
+from omrlbench.algorithms.focal import Focal
+from omrlbench.algorithms.networks import mlp
 
 
-@dataclass(frozen=True)
-class OracleTaskConfig(BRACConfig):
-    latent_dim: int = 20  # of the embedding that z is as long as; FOCAL's
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, lambda value: value >= 1, "at least 1", "latent_dim")
-
-
-class OracleTask(BRAC):
-    Config = OracleTaskConfig
+class OracleTask(Focal):
     revision = 2
     privileged = True
+    presets = {}
 
-    @property
-    def latent_dim(self) -> int:
-        return self.problem.task_dim
+    def build_encoder(self):
+        c = self.config
+        return mlp(self.problem.task_dim, (c.encoder_width,) * 3, c.latent_dim * (2 if c.encoder == "gaussian" else 1))
 
-    def scaled(self, task_parameters: Tensor) -> Tensor:
-        return task_parameters * math.sqrt(self.config.latent_dim / self.problem.task_dim)
+    def encode(self, *contexts: Context) -> Tensor:
+        """What the encoder says of each task, as of one transition: (n, 1, latent or 2 latent)."""
+        return self.encoder(torch.cat([context.task_parameters for context in contexts]))[:, None]
 
-    def infer(self, batch: MetaBatch) -> tuple[Tensor, float, dict[str, Tensor]]:
-        return self.scaled(batch.task_parameters), 0.0, {}
-
-    def embed(self, context: Context) -> Tensor:
-        return self.scaled(context.task_parameters)
+    def infer(self, batch: MetaBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        told = replace(batch.contexts[0], task_parameters=batch.task_parameters)
+        return super().infer(replace(batch, contexts=(told, told)))
