@@ -109,7 +109,7 @@ class Leaderboard:
         return [(seed, env) for seed, env in matrix.holes if seed in promised[env]]
 
     def gap(self, column: tuple[str, str]) -> Estimate | None:
-        """What adaptation can gain at most: `oracle_task` minus `no_context`, paired over seeds."""
+        """What perfect inference of the task gains: `oracle_task` minus `no_context`, paired over seeds."""
         return paired_difference(self.scores(column, "oracle_task"), self.scores(column, "no_context"))
 
     def uninformative(self, column: tuple[str, str]) -> str | None:
