@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from omrlbench.claims import BUDGET, FOCAL, INVERSE, LINEAR, SQUARE, VALUE_PENALTY, Side
 from omrlbench.config import RunConfig, resolve
@@ -99,6 +100,9 @@ class Curves(Panel):
         axes.set_xlabel("update")
         if self.logarithmic:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
 
     def value(self, point: Mapping) -> float:
         return float(np.mean(point["returns"]))
