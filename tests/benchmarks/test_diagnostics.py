@@ -51,3 +51,10 @@ def test_the_probe_is_right_where_tasks_are_apart_and_guesses_where_they_are_not
     together = table([[0, 0], [0, 0], [0, 0]], contexts=40, noise=1.0)
     assert probe_accuracy(*apart) > 0.98
     assert probe_accuracy(*together) < 0.6
+
+
+@pytest.mark.filterwarnings("error")
+def test_codes_on_a_line_are_probed_without_a_warning():
+    tasks, line = table([[0.0], [1.0]], contexts=10, noise=0.01)
+    codes = np.hstack([line, line * 2 + 1e-4 * np.random.default_rng(1).standard_normal(line.shape)] * 10)
+    assert probe_accuracy(tasks, codes.astype(np.float32)) > 0.9
