@@ -55,6 +55,6 @@ def test_the_probe_is_right_where_tasks_are_apart_and_guesses_where_they_are_not
 
 @pytest.mark.filterwarnings("error")
 def test_codes_on_a_line_are_probed_without_a_warning():
-    tasks, line = table([[0.0], [1.0]], contexts=10, noise=0.01)
-    codes = np.hstack([line, line * 2 + 1e-4 * np.random.default_rng(1).standard_normal(line.shape)] * 10)
-    assert probe_accuracy(tasks, codes.astype(np.float32)) > 0.9
+    tasks, line = table(np.arange(40.0)[:, None], contexts=20, noise=0.4)
+    codes = line * np.linspace(0.5, 2, 20)
+    assert probe_accuracy(tasks, codes.astype(np.float32)) > 1 / 40
