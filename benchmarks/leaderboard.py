@@ -340,10 +340,12 @@ def cost(board: Leaderboard) -> str:
 def cost_text(cell: Cell) -> str:
     if not cell.runs:
         return NONE
-    minutes = cell.mean(lambda run: run.execution["wall_seconds"]) / 60
+    minutes = f"{cell.mean(lambda run: run.execution['wall_seconds']) / 60:.1f} min"
+    if all("processor_seconds" in run.execution for run in cell.runs.values()):
+        minutes += f" ({cell.mean(lambda run: run.execution['processor_seconds']) / 60:.1f})"
     rate = cell.mean(lambda run: run.execution["steps_per_second"])
     count = parameters(cell)
-    return f"{minutes:.1f} min<br>{rate:.0f} /s<br>{NONE if count is None else f'{count:,}'}"
+    return f"{minutes}<br>{rate:.0f} /s<br>{NONE if count is None else f'{count:,}'}"
 
 
 def parameters(cell: Cell) -> int | None:

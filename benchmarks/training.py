@@ -174,7 +174,7 @@ class TrainingRun:
         self.curve: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.sittings: list[dict[str, Any]] = []
-        self.began, self.first_update = time.monotonic(), 0
+        self.began, self.began_processor, self.first_update = time.monotonic(), time.process_time(), 0
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
     def resume(self) -> bool:
@@ -368,16 +368,19 @@ class TrainingRun:
         }
 
     def all_sittings(self) -> list[dict[str, Any]]:
-        seconds = time.monotonic() - self.began
-        return [
-            *self.sittings,
-            {"started": self.started, "seconds": seconds, "steps": self.updates - self.first_update},
-        ]
+        now = {
+            "started": self.started,
+            "seconds": time.monotonic() - self.began,
+            "processor_seconds": time.process_time() - self.began_processor,
+            "steps": self.updates - self.first_update,
+        }
+        return [*self.sittings, now]
 
     def times(self) -> dict[str, Any]:
         sittings = self.all_sittings()
-        seconds = sum(sitting["seconds"] for sitting in sittings)
-        return {"sittings": sittings, "wall_seconds": seconds, "steps_per_second": self.updates / seconds}
+        wall, processor = (sum(sitting[name] for sitting in sittings) for name in ("seconds", "processor_seconds"))
+        times = {"wall_seconds": wall, "processor_seconds": processor, "steps_per_second": self.updates / wall}
+        return {"sittings": sittings} | times
 
     def write_artefacts(self) -> list[str]:
         """Keep beside the record what its picture and later evaluations need; the names of the files."""

@@ -102,7 +102,11 @@ def test_focal_killed_twice_leaves_the_record_of_an_uninterrupted_run(tmp_path, 
     assert start(tmp_path / "killed").wait() == 0
     resumed = read_record(path)
     whole = training.run(config, results_dir=tmp_path / "whole", data_dir=data_dir)
-    assert len(resumed.execution["sittings"]) == 3
+    execution = resumed.execution
+    assert len(execution["sittings"]) == 3
+    for total, part in (("wall_seconds", "seconds"), ("processor_seconds", "processor_seconds")):
+        assert execution[total] == pytest.approx(sum(sitting[part] for sitting in execution["sittings"]))
+    assert 0 < execution["processor_seconds"] <= execution["wall_seconds"] * 1.01
     assert json.dumps(resumed.config) == json.dumps(whole.config)
     assert json.dumps(resumed.result) == json.dumps(whole.result)
     for suffix in (".npz", ".safetensors"):
