@@ -38,6 +38,7 @@ BASELINES = (FOCAL, Side("batch_pearl"), Side("contextual_bcq"), Side("mbml"))
 POWERS = (FOCAL, INVERSE, LINEAR, SQUARE)
 ENCODERS = (FOCAL, Side("focal_probabilistic"), Side("batch_pearl"), Side("batch_pearl_brac"))
 COUPLED = (FOCAL, Side("focal_coupled"))
+REGULARIZED_OR_NOT = (FOCAL, Side("focal", changes=VALUE_PENALTY), Side("batch_pearl"))
 COUPLED_VALUE_PENALTY = tuple(Side(side.algo, changes=VALUE_PENALTY) for side in COUPLED)
 REWARDS = ("sparse_point_robot", "cheetah_vel", "cheetah_fwd_back", "ant_fwd_back")
 DYNAMICS = ("point_robot_wind", "walker_params")
@@ -65,10 +66,14 @@ class Source:
 
 
 class Panel(ABC):
-    """One pair of axes. `suite` has the runs in `needs`."""
+    """One pair of axes."""
 
     suite = "core"
     projection: str | None = None
+
+    def suite_of(self, side: Side) -> str:
+        """The suite that has the runs of a side in `needs`."""
+        return "ablations" if side.changes else self.suite
 
     @property
     def needs(self) -> Sequence[Need]:
@@ -268,8 +273,8 @@ FIGURES = {
     "fig5": Drawing(
         "Figure 5: coupled gradients, value penalty",
         (
-            *(Embedding("walker_params", side, "ablations") for side in COUPLED_VALUE_PENALTY),
-            Curves("walker_params", COUPLED_VALUE_PENALTY, "ablations"),
+            *(Embedding("walker_params", side) for side in COUPLED_VALUE_PENALTY),
+            Curves("walker_params", COUPLED_VALUE_PENALTY),
         ),
     ),
     "fig6": Drawing(
@@ -291,12 +296,8 @@ FIGURES = {
             Curves("walker_params", COUPLED, "ablations"),
         ),
     ),
-    "fig10": Drawing(
-        "Figure 10: Q-values on the ant", (QValues("ant_fwd_back", (FOCAL, Side("batch_pearl"))),), columns=1
-    ),
-    "fig11": Drawing(
-        "Figure 11: Q-values on the walker", (QValues("walker_params", (FOCAL, Side("batch_pearl"))),), columns=1
-    ),
+    "fig10": Drawing("Figure 10: Q-values on the ant", (QValues("ant_fwd_back", REGULARIZED_OR_NOT),), columns=1),
+    "fig11": Drawing("Figure 11: Q-values on the walker", (QValues("walker_params", REGULARIZED_OR_NOT),), columns=1),
     "table1": Drawing(
         "Table 1: separation of the training tasks",
         tuple(Separation("cheetah_vel", POWERS, m, "ablations") for m in ("effective_separation_rate", "rms_distance")),
@@ -340,7 +341,7 @@ def command_for(panel: Panel, need: Need, source: Source) -> str:
     side, env = need
     if source.budget == BUDGET:
         only = f"algo={side.algo},env={env}" + (f",level={side.level}" if side.level else "")
-        return f"bench sweep {panel.suite} --only {only} --results-dir {source.results_dir}"
+        return f"bench sweep {panel.suite_of(side)} --only {only} --results-dir {source.results_dir}"
     values = "".join(f" --set {change}" for change in side.changes) + (f" --level {side.level}" if side.level else "")
     return (
         f"bench run --algo {side.algo} --env {env} --budget {source.budget}{values} --results-dir {source.results_dir}"
@@ -391,6 +392,8 @@ def seeds_by_step(runs: Mapping[int, RunRecord], value: Callable[[Mapping], floa
 def draw_line(axes: Axes, side: Side, steps: Sequence[int], values: np.ndarray) -> None:
     look: Style = LOOKS[side.algo]
     style = {"color": look.colour, "linestyle": look.line, "marker": look.marker, "markersize": 4, "markevery": 0.2}
+    if side.changes:
+        style |= {"linestyle": (0, (1, 1)), "markerfacecolor": "none"}
     estimates = [mean_interval(column) for column in values.T]
     axes.plot(steps, [estimate.value for estimate in estimates], **style, linewidth=1.4, label=str(side))
     if len(values) > 1:
