@@ -149,6 +149,11 @@ class BRAC(Algorithm):
         """Whether the critics' loss (the Bellman error) reaches the encoder."""
         return False
 
+    @property
+    def encoder_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those that step down the encoder's own loss."""
+        return [self.encoder_optimizer] if self.encoder else []
+
     def build_encoder(self) -> nn.Sequential | None:
         """The context encoder, None for a method without one."""
         return None
@@ -285,8 +290,7 @@ class BRAC(Algorithm):
         s_next, terminated = draws(batch.next_observations)[0], draws(batch.terminated)[0]
         alpha = self.alpha.clamp(0.0, c.alpha_max) if c.alpha_mode == "released" else self.alpha.clone()
         critic_loss = self.critic_loss(s, a, r, s_next, terminated, attached if self.coupled else z, alpha)
-        encoder_optimizer = [self.encoder_optimizer] if self.encoder else []
-        step(critic_loss + encoder_loss, self.critic_optimizer, *encoder_optimizer)
+        step(critic_loss + encoder_loss, self.critic_optimizer, *self.encoder_optimizers)
         with frozen(self.critics, *filter(None, [self.discriminator])):
             actor_loss, parts = self.actor_loss(s, a, z, alpha)
             step(actor_loss, self.actor_optimizer)

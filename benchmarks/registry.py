@@ -23,6 +23,7 @@ ALGORITHMS: dict[str, str] = {
     "batch_pearl": "omrlbench.algorithms.batch_pearl:BatchPearl",
     "contextual_bcq": "omrlbench.algorithms.contextual_bcq:ContextualBCQ",
     "mbml": "omrlbench.algorithms.mbml:MBML",
+    "smac_offline": "omrlbench.algorithms.smac:SMACOffline",
     "bc": "omrlbench.algorithms.bc:BehaviorCloning",
     "no_context": "omrlbench.algorithms.no_context:NoContext",
     "oracle_task": "omrlbench.algorithms.oracle_task:OracleTask",
