@@ -7,6 +7,7 @@ equal, the probability that any verdict errs is at most 5 %. Pictures of embeddi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -127,13 +128,20 @@ def judge_claims(results: Results, claims: Sequence[Claim] = CLAIMS) -> list[Ver
 
 def rows(side: Side, claim: Claim, results: Results) -> np.ndarray:
     """The measure of the seeds of `side` that have run in every meta-environment of `claim`, (seeds, columns)."""
-    values = {}
-    for env in claim.envs:
-        config = resolve(env, side.algo, level=side.level, budget=BUDGET, overrides=side.changes)
-        runs = results.runs.get(config.record_path("").parent, {})
-        measured = {seed: MEASURES[claim.measure](run) for seed, run in runs.items()}
-        values[env] = {seed: value for seed, value in measured.items() if value is not None}
-    return score_matrix(values).rows
+    return score_matrix({env: measured(side, env, claim.measure, results) for env in claim.envs}).rows
+
+
+def measured(side: Side, env: str, measure: str, results: Results) -> dict[int, float]:
+    """By seed, the measure of the runs of `side` in `env` that tell it."""
+    runs = results.runs.get(cell_folder(side, env), {})
+    values = {seed: MEASURES[measure](run) for seed, run in runs.items()}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def cell_folder(side: Side, env: str) -> Path:
+    """Of the records, below the results folder."""
+    config = resolve(env, side.algo, level=side.level, budget=BUDGET, overrides=side.changes)
+    return config.record_path("").parent
 
 
 def judge(samples: Sequence[Sample]) -> list[Verdict]:

@@ -25,6 +25,7 @@ from omrlbench.terminal import (
 
 if TYPE_CHECKING:
     from omrlbench.config import RunConfig
+    from omrlbench.leaderboard import Leaderboard
     from omrlbench.record import RunRecord
     from omrlbench.sweep import Cell
 
@@ -346,38 +347,75 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
     "--results-dir", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help="Records."
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("."), show_default=True, help="Where the report goes."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the report.  [default: ., with --html results/local/report]",
 )
 @click.option("--check", is_flag=True, help="Write nothing: name the files whose text the records do not give.")
-def report(results_dir: Path, out: Path, check: bool) -> int:
+@click.option("--html", is_flag=True, help="Write one page for a browser instead, index.html.")
+def report(results_dir: Path, out: Path | None, check: bool, html: bool) -> int:
     """Write the leaderboard from the records: BENCHMARKS.md, results/leaderboard.csv, figures, scores in the docs.
+
+    With --html it is one page that needs no network: tables that sort and filter, methods compared with the one you
+    choose, and for every number the runs behind it and the commands that repeat them.
 
     Exit codes: 0, or 1 where --check finds a difference, or 2 where a record is damaged or changed by hand; the report
     then leaves it out.
     """
-    from omrlbench.leaderboard import leaderboard, texts
-    from omrlbench.method_pages import method_pages
+    from omrlbench.leaderboard import leaderboard
     from omrlbench.verification import read_results
 
-    board = leaderboard(read_results(results_dir))
-    files = {out / name: text for name, text in (texts(board) | method_pages(board, out)).items()}
-    if check:
-        differing = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
-        for path in differing:
-            click.echo(f"{path} is not what {results_dir} gives: write it by bench report", err=True)
+    if check and html:
+        raise click.UsageError("--check is about the committed files, and the page of --html is none: leave out one.")
+    board, differing = leaderboard(read_results(results_dir)), []
+    if html:
+        write_page(board, results_dir, out)
+    elif check:
+        differing = stale_texts(board, results_dir, out or Path("."))
     else:
-        from omrlbench.leaderboard_figures import draw_all
-        from omrlbench.record import write_atomic
-
-        differing = []
-        drawn = draw_all(board, out / "results" / "figures")
-        for path, text in files.items():
-            write_atomic(path, text.encode())
-        for path in [*files, *drawn]:
-            click.echo(path)
+        write_report(board, out or Path("."))
     for path, reason in board.results.refused.items():
         click.echo(f"refused: {results_dir / path} {reason}", err=True)
     return 2 if board.results.refused else 1 if differing else 0
+
+
+def write_page(board: "Leaderboard", results_dir: Path, out: Path | None) -> None:
+    from omrlbench.html_report import page
+    from omrlbench.record import write_atomic
+    from omrlbench.training import default_results_dir
+
+    path = (out or default_results_dir() / "report") / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, page(board, results_dir).encode())
+    click.echo(path)
+
+
+def write_report(board: "Leaderboard", out: Path) -> None:
+    from omrlbench.leaderboard_figures import draw_all
+    from omrlbench.record import write_atomic
+
+    drawn, files = draw_all(board, out / "results" / "figures"), report_texts(board, out)
+    for path, text in files.items():
+        write_atomic(path, text.encode())
+    for path in [*files, *drawn]:
+        click.echo(path)
+
+
+def stale_texts(board: "Leaderboard", results_dir: Path, out: Path) -> list[Path]:
+    """The files that are not what the records give; says which."""
+    differing = [
+        path for path, text in report_texts(board, out).items() if not path.exists() or path.read_text() != text
+    ]
+    for path in differing:
+        click.echo(f"{path} is not what {results_dir} gives: write it by bench report", err=True)
+    return differing
+
+
+def report_texts(board: "Leaderboard", out: Path) -> dict[Path, str]:
+    from omrlbench.leaderboard import texts
+    from omrlbench.method_pages import method_pages
+
+    return {out / name: text for name, text in (texts(board) | method_pages(board, out)).items()}
 
 
 @cli.command()

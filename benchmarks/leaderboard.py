@@ -158,23 +158,28 @@ def held_out(env: str) -> bool:
 
 def texts(board: Leaderboard) -> dict[str, str]:
     """The generated text files: path below the output folder -> content."""
-    template = Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text())
-    sections = {
-        "suite": SUITE,
-        "budget": board.budget,
-        "progress": progress(board),
-        "per_environment": per_environment(board),
-        "adaptation": adaptation(board),
-        "headline": aggregate_table(board, board.headline),
-        "everywhere": aggregate_table(board, board.columns),
-        "claims": claims_table(board),
-        "protocols": protocol_tables(board),
-        "cost": cost(board),
-        "provenance": provenance(board),
-        "holes": holes(board),
-        "unused": unused(board),
+    return {"BENCHMARKS.md": document(board), "results/leaderboard.csv": table_csv(board)}
+
+
+def document(board: Leaderboard, **instead: str) -> str:
+    """The text of BENCHMARKS.md; `instead` has other texts for sections of its template."""
+    sections: dict[str, Callable[[Leaderboard], str]] = {
+        "suite": lambda _: SUITE,
+        "budget": lambda board: board.budget,
+        "progress": progress,
+        "per_environment": per_environment,
+        "adaptation": adaptation,
+        "headline": lambda board: aggregate_table(board, board.headline),
+        "everywhere": lambda board: aggregate_table(board, board.columns),
+        "claims": claims_table,
+        "protocols": protocol_tables,
+        "cost": cost,
+        "provenance": provenance,
+        "holes": holes,
+        "unused": unused,
     }
-    return {"BENCHMARKS.md": template.substitute(sections), "results/leaderboard.csv": table_csv(board)}
+    template = Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text())
+    return template.substitute({name: instead.get(name) or write(board) for name, write in sections.items()})
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -223,13 +228,19 @@ def per_environment(board: Leaderboard, methods: Sequence[str] | None = None) ->
 
 
 def cell_text(cell: Cell) -> str:
+    return f"{plus_minus(cell.estimate)} ({seeds_text(cell)}){marks(cell)}"
+
+
+def seeds_text(cell: Cell) -> str:
     n, promised = len(cell.runs), len(cell.promised)
     if not n:
-        return f"{NONE} (0 of {promised})"
+        return f"0 of {promised}"
     seeds = f"n = {n}" if n >= promised else f"n = {n} of {promised}"
-    remarks = [seeds, f"{cell.diverged} diverged"] if cell.diverged else [seeds]
-    marks = ("" if cell.pinned else " †") + (" ‡" if cell.dirty else "")
-    return f"{plus_minus(cell.estimate)} ({', '.join(remarks)}){marks}"
+    return f"{seeds}, {cell.diverged} diverged" if cell.diverged else seeds
+
+
+def marks(cell: Cell) -> str:
+    return ("" if cell.pinned else " †") + (" ‡" if cell.dirty else "")
 
 
 def adaptation(board: Leaderboard) -> str:

@@ -5,7 +5,7 @@ marker tell methods apart in grey. Every figure prints split, seeds, budget and 
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
@@ -30,6 +30,7 @@ UNTRAINED = ("random_policy", "do_nothing", "expert_policy")  # have a level, no
 INCOMPLETE = "no method has a seed in each of these yet"
 COLUMNS = 4  # panels side by side
 PIXELS_PER_INCH = 110
+METADATA: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}}  # of each format that figures have
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _BROWN, _PINK, _GREY, _, _SKY = sns.color_palette("colorblind")
 
@@ -59,15 +60,24 @@ STYLES = {
 
 def draw_all(board: Leaderboard, folder: Path) -> list[Path]:
     """Write every figure into `folder`; returns the paths."""
-    drawings: dict[str, Callable[[Leaderboard], Figure]] = {
-        "environments": environments,
-        "curves": curves,
-        "aggregates": aggregate_intervals,
-        "profiles": profiles,
-        "improvement": improvement,
-    }
     with looks():
-        return [path for name, draw in drawings.items() for path in save(draw(board), folder / f"leaderboard_{name}")]
+        return [path for name, figure in figures(board).items() for path in save(figure, folder / name)]
+
+
+def svgs(board: Leaderboard) -> dict[str, bytes]:
+    """Every figure, by the name of its file."""
+    with looks():
+        return {f"{name}.svg": encoded(figure, ".svg") for name, figure in figures(board).items()}
+
+
+def figures(board: Leaderboard) -> dict[str, Figure]:
+    return {
+        "leaderboard_environments": environments(board),
+        "leaderboard_curves": curves(board),
+        "leaderboard_aggregates": aggregate_intervals(board),
+        "leaderboard_profiles": profiles(board),
+        "leaderboard_improvement": improvement(board),
+    }
 
 
 @contextmanager
@@ -80,13 +90,16 @@ def looks() -> Iterator[None]:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `figure` as png and svg beside each other; the paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, metadata in ((".png", {}), (".svg", {"Date": None})):
-        content = io.BytesIO()
-        figure.savefig(content, format=suffix[1:], dpi=PIXELS_PER_INCH, metadata=metadata)
-        paths.append(stem.with_suffix(suffix))
-        write_atomic(paths[-1], content.getvalue())
+    paths = [stem.with_suffix(suffix) for suffix in METADATA]
+    for path in paths:
+        write_atomic(path, encoded(figure, path.suffix))
     return paths
+
+
+def encoded(figure: Figure, suffix: str) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=suffix[1:], dpi=PIXELS_PER_INCH, metadata=METADATA[suffix])
+    return content.getvalue()
 
 
 def environments(board: Leaderboard) -> Figure:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"benchmarks": "omrlbench", "algorithms": "omrlbench/algorithms", "envs": "omrlbench/envs"}
-SHIPPED = {".py", ".yaml", ".json", ".safetensors", ".xml", ".md"}
+SHIPPED = {".py", ".yaml", ".json", ".safetensors", ".xml", ".md", ".html", ".css", ".js"}
 
 
 def tree(root: Path) -> dict[str, Path]:
