@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FILE_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
 )
 DIFFERENT = 6  # exit code where a repeated run did not come out as its record has it
 INTERRUPTED = 130

@@ -154,6 +154,8 @@ def test_wrong_calls_and_refused_records(runs, tmp_path, capsys):
     assert bench("--check") == 2 and "leave out one" in capsys.readouterr().err
     folder = Path(shutil.copytree(runs, tmp_path / "runs"))
     path = resolve(ENV, "random_policy").record_path(folder)
+    assert bench("--results-dir", str(folder), "--out", str(path)) == 1
+    assert capsys.readouterr().err == f"bench: cannot use {path}: File exists\n"
     path.write_text(path.read_text()[:-100])
     assert bench("--results-dir", str(folder), "--out", str(tmp_path)) == 2
     assert f"refused: {path} " in capsys.readouterr().err
@@ -314,8 +316,7 @@ def test_dark_mode_follows_the_system_and_the_button(opened):
     assert background(light, "body") != background(dark, "body")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [380, 1280])
+@pytest.mark.parametrize("width, scheme", [(380, "dark"), (1280, "light")])
 def test_the_page_fits_and_axe_finds_nothing(opened, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -e '.[dev]'").Axe()
     window = opened(width, scheme)
