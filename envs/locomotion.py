@@ -4,6 +4,7 @@ The state of a member is its positions and velocities and nothing else: the solv
 states and actions give equal next states, whoever steps them (see `batched.py`).
 """
 
+import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from gymnasium.error import DependencyNotInstalled, ResetNeeded
 
 from omrlbench.envs.registry import MetaEnvSpec, get_meta_env, task_option
 
+TORSO = 1  # the body's number
 RESET_NOISE = 0.1  # of positions, uniform, and of velocities, normal
 GL_ERRORS = (AttributeError, ImportError, RuntimeError, mujoco.FatalError)  # of a missing library or display
 MODELS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
@@ -112,6 +114,7 @@ class LocomotionEnv(gymnasium.Env):
         self.observation_space, self.action_space = self.family.observation_space, self.family.action_space
         self.render_mode = render_mode
         self.renderer: MujocoRenderer | None = None
+        self.scenery: mujoco.MjModel | None = None  # what it draws
         self.data: mujoco.MjData | None = None
         self._set_task(task_id)
 
@@ -155,11 +158,16 @@ class LocomotionEnv(gymnasium.Env):
             without_display = sys.platform == "linux" and "DISPLAY" not in os.environ
             if without_display:
                 os.environ.setdefault("MUJOCO_GL", "egl")
+            self.scenery = with_endless_floor(self.model)
             camera = {"distance": self.family.tracking_distance, "elevation": -15.0, "azimuth": 90.0}
-            tracking = camera | {"type": mujoco.mjtCamera.mjCAMERA_TRACKING, "trackbodyid": 1}
-            self.renderer = MujocoRenderer(self.model, self.data, tracking, 480, 480)
-        mujoco.mj_forward(self.model, self.data)
+            self.renderer = MujocoRenderer(self.scenery, self.data, camera, 480, 480)
+        mujoco.mj_forward(self.scenery, self.data)
+        place = np.array([*self.data.xpos[TORSO, :2], self.scenery.body_pos[TORSO, 2]])
+        self.renderer.default_cam_config["lookat"] = place
         try:
+            if self.renderer.viewer is not None:
+                self.renderer.viewer.cam.lookat[:] = place
+                self.renderer.viewer.make_context_current()  # another environment may have drawn meanwhile
             return self.renderer.render("rgb_array")
         except GL_ERRORS as error:
             platform = os.environ.get("MUJOCO_GL", "the default")
@@ -173,6 +181,22 @@ class LocomotionEnv(gymnasium.Env):
         if self.renderer is not None:
             self.renderer.close()
         self.renderer = self.data = None
+
+
+def with_endless_floor(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy of `model` for pictures: fast robots leave its floor of 80 m, and its light stays where they began.
+
+    Mirror images and shadows are left out: where a processor draws, they take more time than all else.
+    """
+    model = copy.copy(model)
+    floors = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+    materials = model.geom_matid[floors]
+    model.mat_texrepeat[materials] /= model.geom_size[floors, :2]  # per 2 m where the floor has no end
+    model.mat_reflectance[materials] = 0.0
+    model.geom_size[floors, :2] = 0.0
+    model.light_mode[:] = mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM
+    model.light_castshadow[:] = False
+    return model
 
 
 def task_parameters(spec: MetaEnvSpec, task_ids: Sequence[int]) -> np.ndarray:

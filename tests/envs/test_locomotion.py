@@ -158,6 +158,40 @@ def test_a_picture_follows_the_robot_without_a_display():
     env.close()
 
 
+@pytest.mark.parametrize("name", ["cheetah_fwd_back", "ant_fwd_back", "walker_params"])
+def test_robot_and_floor_stay_in_the_picture_however_far_it_runs(name):
+    env = get_meta_env(name).make(0, render_mode="rgb_array").unwrapped
+    env.reset(seed=0)
+    try:
+        env.render()
+    except DependencyNotInstalled as error:
+        pytest.skip(f"no OpenGL here: {error}")
+    near = env.render().astype(int)
+    tiles = 45
+    env.data.qpos[0] += tiles * 80 / 60  # the floor's pattern repeats 60 times on 80 m
+    far = env.render().astype(int)
+    assert env.data.xpos[1, 0] > 59 and (np.abs(near - far).max(-1) > 40).mean() < 0.02
+    env.close()
+
+
+def test_two_robots_are_drawn_in_turns():
+    spec = get_meta_env("cheetah_fwd_back")
+    envs = [spec.make(task, render_mode="rgb_array") for task in (0, 1)]
+    for env in envs:
+        env.reset(seed=0)
+    try:
+        at_rest = [env.render().astype(int) for env in envs]
+    except DependencyNotInstalled as error:
+        pytest.skip(f"no OpenGL here: {error}")
+    for _ in range(30):
+        envs[0].step(np.ones(6))
+    moved, waited = (env.render().astype(int) for env in envs)
+    assert (np.abs(moved - at_rest[0]) > 40).mean() > 0.02
+    assert (np.abs(waited - at_rest[1]) > 40).mean() < 0.001
+    for env in envs:
+        env.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a picture needs no display")
 def test_without_opengl_one_line_says_what_to_install():
     program = """
