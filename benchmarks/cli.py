@@ -36,7 +36,6 @@ FILE_ERRORS = (
 DIFFERENT = 6  # exit code where a repeated run did not come out as its record has it
 INTERRUPTED = 130
 UNDECIDED = 5  # too few runs to compare
-PARAMETERS_SHOWN = 3  # of a task, at most, beside its return
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -216,6 +215,46 @@ def evaluate(records: Sequence[Path], data_dir: Path | None, **request: Any) -> 
     return exit_code
 
 
+@cli.command()
+@click.argument("record", type=click.Path(path_type=Path))
+@click.option(
+    "--task",
+    "tasks",
+    type=int,
+    multiple=True,
+    help="Number of a test task; repeatable.  [default: of the lowest, middle and highest parameter]",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File, .mp4 or .gif.  [default: an .mp4 in results/local/videos]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@data_dir_option
+def view(record: Path, tasks: Sequence[int], out: Path | None, overwrite: bool, data_dir: Path | None) -> None:
+    """Make a video of a recorded run: its method next to the expert, task after task.
+
+    Both start alike. The method has adapted to an offline context of the task, as in the run's last evaluation, whose
+    first episode is shown. Needs the weights beside the record, and no display.
+    """
+    from omrlbench.progress import Bar
+    from omrlbench.training import default_results_dir
+    from omrlbench.videos import default_path, make_video
+
+    out = out or default_path(record, default_results_dir())
+    with Bar("loading data") as bar:
+        shown = make_video(
+            record,
+            out,
+            tasks,
+            overwrite=overwrite,
+            data_dir=data_dir,
+            on_progress=bar.update,
+            on_message=bar.message,
+        )
+    rows = [(str(one.task), f"{one.method:z.2f}", f"{one.expert:z.2f}") for one in shown]
+    print_table(("task", "return", "expert's return"), rows, numbers=("return", "expert's return"))
+    click.echo(f"video: {out}")
+
+
 def present(record: "RunRecord", path: Path) -> None:
     """Draw the run's picture, print its table, and say where record and picture are."""
     import numpy as np
@@ -240,6 +279,7 @@ def print_returns(record: "RunRecord") -> None:
 
     from omrlbench.envs.references import reference_returns
     from omrlbench.envs.registry import get_meta_env
+    from omrlbench.plots import PARAMETERS_SHOWN
 
     name, split = record.config["env"], record.config["eval_split"]
     evaluations = [e for e in record.result["evaluations"] if e["protocol"] == "offline"]

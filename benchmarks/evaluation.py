@@ -44,13 +44,14 @@ class Evaluation:
 
     `returns` (n_tasks, episodes) float64 are undiscounted sums of the environment's own reward.
     `observations` (n_tasks, episodes, horizon + 1, observation_dim) float32 repeat the last one of an episode
-    after its end.
+    after its end. `actions` (n_tasks, episodes, horizon, action_dim) are those that were asked for.
     """
 
     split: str
     task_ids: tuple[int, ...]
     returns: np.ndarray
     observations: np.ndarray
+    actions: np.ndarray
     score: float
 
 
@@ -179,20 +180,24 @@ def evaluate(
     generators = [generator(seed, Stream.EVALUATION_CONTEXT, evaluation_index, *member) for member in members]
     policy = PROTOCOLS[protocol](algorithm, dataset, tasks, context_size, generators)
 
-    reset_seeds = [
-        int(seed_sequence(seed, Stream.EVALUATION_RESET, evaluation_index, *member).generate_state(1)[0])
-        for member in members
-    ]
+    starts = [reset_seed(seed, evaluation_index, *member) for member in members]
     envs = spec.make_vector(tasks)
-    rollout = roll_out(envs, policy, reset_seeds, algorithm.device, dataset.standardized)
+    rollout = roll_out(envs, policy, starts, algorithm.device, dataset.standardized)
     envs.close()
+    each = len(task_ids), episodes
     return Evaluation(
         split,
         tuple(task_ids),
-        rollout.returns.reshape(len(task_ids), episodes),
-        rollout.observations.reshape(len(task_ids), episodes, *rollout.observations.shape[1:]),
+        rollout.returns.reshape(each),
+        rollout.observations.reshape(*each, *rollout.observations.shape[1:]),
+        rollout.actions.reshape(*each, *rollout.actions.shape[1:]),
         float(normalized_score(spec.name, split, float(rollout.returns.mean()))),
     )
+
+
+def reset_seed(seed: int, evaluation_index: int, task: int, episode: int) -> int:
+    """What the start of one episode of an evaluation derives from."""
+    return int(seed_sequence(seed, Stream.EVALUATION_RESET, evaluation_index, task, episode).generate_state(1)[0])
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ BLUE, ORANGE, GREEN = sns.color_palette("colorblind", 3)
 GREY = "0.75"
 COLORMAP = colormaps["viridis"]
 SMOOTHING = 10  # steps
+PARAMETERS_SHOWN = 3  # of a task, at most, in words
 RETURN_BINS = 60
 ROW_HEIGHT = 0.85  # of a histogram, where rows are 1 apart
 CELLS = 60  # along each side of the visited part of a plane

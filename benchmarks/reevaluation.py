@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omrlbench.algorithms.algorithm import LAST_STAGE
+from omrlbench.algorithms.algorithm import LAST_STAGE, Algorithm
 from omrlbench.config import EVAL_SPLITS, RunConfig
 from omrlbench.data.dataset import MultiTaskDataset
 from omrlbench.data.identity import SHIFTED
@@ -16,6 +16,7 @@ from omrlbench.evaluation import PROTOCOLS, evaluate
 from omrlbench.process import check_device, deterministic
 from omrlbench.record import (
     EvaluationRecord,
+    RunRecord,
     environment_facts,
     evaluations_folder,
     read_record,
@@ -52,21 +53,15 @@ def evaluate_again(
     weights, where this installation would compute something else, or where the method lacks the protocol, and Diverged
     if an action is not finite.
     """
-    record = read_record(path)
-    config = recorded_config(path, record)
-    if record.status != "finished":
-        raise BenchError(f"{path} is of a run that {record.status}: it has no final parameters")
+    record, config = finished_run(path)
     split, level = request.split or config.eval_split, request.level or config.level
     _check(config, request, split, level)
-    check_device(config.training.device)
     episodes = request.episodes or config.training.final_eval_episodes
     with deterministic():
         own = load_own(config, data_dir, on_data_progress, on_message)
         contexts = _contexts(config, request.protocol, level, own, data_dir, on_data_progress, on_message)
-        algorithm = make_algorithm(config, own)
-        algorithm.stage = LAST_STAGE
-        restore_weights(algorithm, path)
-        index, size = len(record.result["curve"]) - 1, config.algorithm.context_size
+        algorithm = trained(config, own, path)
+        index, size = last_evaluation(record), config.algorithm.context_size
         try:
             measured = evaluate(algorithm, contexts, split, episodes, config.seed, index, size, request.protocol)
         except NotImplementedError as error:
@@ -88,6 +83,29 @@ def evaluate_again(
     evaluated = EvaluationRecord(record.config, evaluation, result, environment_facts(argv, config.training.device))
     write_record(target, evaluated)
     return target, evaluated
+
+
+def finished_run(path: Path) -> tuple[RunRecord, RunConfig]:
+    """The record `path` and its configuration. Raises BenchError where it has no final parameters that run here."""
+    record = read_record(path)
+    config = recorded_config(path, record)
+    if record.status != "finished":
+        raise BenchError(f"{path} is of a run that {record.status}: it has no final parameters")
+    check_device(config.training.device)
+    return record, config
+
+
+def trained(config: RunConfig, own: MultiTaskDataset, path: Path) -> Algorithm:
+    """The method of the run with the record `path`, which learned from `own`, with its final parameters."""
+    algorithm = make_algorithm(config, own)
+    algorithm.stage = LAST_STAGE
+    restore_weights(algorithm, path)
+    return algorithm
+
+
+def last_evaluation(record: RunRecord) -> int:
+    """The number of the run's last evaluation, which contexts and starts derive from."""
+    return len(record.result["curve"]) - 1
 
 
 def _check(config: RunConfig, request: Request, split: str, level: str) -> None:

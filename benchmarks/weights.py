@@ -37,7 +37,7 @@ def restore_weights(algorithm: Algorithm, record: Path) -> None:
     wanted, path = exported_tensors(algorithm), record.with_suffix(".safetensors")
     if not wanted:
         return
-    again = f"repeat the run and evaluate its new record: bench run --from {record}"
+    again = f"repeat the run and use its new record: bench run --from {record}"
     try:
         stored = load_file(path, algorithm.device.type)
     except FileNotFoundError:

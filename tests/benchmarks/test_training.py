@@ -290,7 +290,7 @@ def test_the_curve_falls_back_to_train_tasks_where_there_are_no_validation_tasks
 
     def fake(algorithm, dataset, split, *arguments):
         splits.append(split)
-        return Evaluation(split, (0,), np.zeros((1, 1)), np.zeros((1, 1, 21, 2), np.float32), 0.0)
+        return Evaluation(split, (0,), np.zeros((1, 1)), *np.zeros((2, 1, 1, 21, 2), np.float32), 0.0)
 
     config = configure("steps=2")
     dataset = load_dataset(ENV, "expert", data_dir=data_dir)
