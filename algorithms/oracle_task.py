@@ -1,7 +1,7 @@
 """Reference row: FOCAL that is told the task. z is the standardised task parameters beside an embedding of them.
 
 FOCAL's encoder sees the parameters in place of a context. What the row earns above `no_context` is what perfect task
-inference is worth to this learner. Why z is both is in docs/algorithms/reference_rows.md.
+inference is worth to this learner. Why z is both is in docs/algorithms/oracle_task.md.
 """
 
 from dataclasses import replace

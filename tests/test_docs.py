@@ -1,16 +1,38 @@
-"""What the README promises is what continuous integration runs and what the code does."""
+"""What the documents promise is what the code does: commands, code, links, and a page for every name."""
 
 import re
 import shlex
+import subprocess
+import sys
+from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 
 import click
+import numpy as np
 import pytest
+from gymnasium.error import DependencyNotInstalled
 
-from omrlbench.cli import cli
+from omrlbench import registry
+from omrlbench.cli import cli, main
+from omrlbench.envs.registry import META_ENVS
+from omrlbench.evaluation import PROTOCOLS
+from omrlbench.reevaluation import finished_run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [
+    *(ROOT / name for name in ("README.md", "BENCHMARKS.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
+ALGORITHMS, ENVIRONMENTS, PROTOCOL_PAGES = (
+    ROOT / "docs" / name for name in ("algorithms", "environments", "protocols")
+)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -33,13 +55,7 @@ def parse(arguments: list[str]) -> click.Context:
     return context
 
 
-DOCUMENTED = sorted(
-    {
-        command
-        for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
-        for command in bench_commands(path.read_text())
-    }
-)
+DOCUMENTED = sorted({command for page in PAGES for command in bench_commands(page.read_text())})
 
 
 def test_ci_calls_the_readme_test_command_first():
@@ -71,10 +87,151 @@ def test_documented_run_resolves(command):
     resolve(**{key: value for key, value in params.items() if key not in elsewhere})
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_lead_to_files(name):
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / name).read_text()):
-        assert (ROOT / target).exists(), target
+def is_quick(command: str) -> bool:
+    """Whether the command takes seconds, on this repository's records and small data: it only looks, or is a smoke run.
+
+    All others train, generate or draw for minutes, or work on somebody's files.
+    """
+    words = command.split()
+    looks = words[0] in ("list", "show", "status", "compare") or words[:2] in (["data", "list"], ["data", "validate"])
+    small = words[:2] == ["data", "show"] or ("data", "sparse_point_robot") == (words[0], words[-3:][0])
+    here = not (ELSEWHERE & {*words}) and "results/local" not in command
+    return here and (looks or small or "--dry-run" in words or "smoke" in words and words[0] == "run")
+
+
+@pytest.mark.parametrize("command", [command for command in DOCUMENTED if is_quick(command)])
+def test_documented_command_that_is_quick_works(command, data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OMRLBENCH_RESULTS_DIR", str(tmp_path / "results"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copytree(data_dir, tmp_path / "data")))
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(command))
+    told = capsys.readouterr()
+    assert stopped.value.code in ((0, 1, 5) if command.startswith("compare") else (0,)), told.err
+    assert told.out
+
+
+@pytest.mark.parametrize("record", sorted({word for c in DOCUMENTED for word in c.split() if word.endswith(".json")}))
+def test_documented_record_is_there_and_can_be_used(record):
+    found = sorted(ROOT.glob(record.replace("results/local", "results/runs")))
+    assert found
+    finished_run(found[0])
+
+
+def test_documented_modules_are_there():
+    modules = {name for page in PAGES for name in re.findall(r"python -m (omrlbench[\w.]+)", page.read_text())}
+    assert modules and all(find_spec(module) for module in modules)
+
+
+def python_blocks() -> list:
+    """Every Python block that is no file of a package, the others being tested as packages: here and in test_plugin."""
+    found = []
+    for page in PAGES:
+        for number, block in enumerate(blocks(page.read_text(), "python")):
+            if not re.match(r"# \S+\.py\n", block):
+                found.append(pytest.param(block, id=f"{name_of(page)}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize("block", python_blocks())
+def test_documented_code_runs(block, data_dir, tmp_path, monkeypatch, capsys):
+    """With the data that the pages have made or imported before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copytree(data_dir, tmp_path / "data")))
+    if "load_imported" in block:
+        import_focal_data()
+    capsys.readouterr()
+    try:
+        exec(compile(block, "documented", "exec"), {})
+    except DependencyNotInstalled as error:
+        pytest.skip(f"no OpenGL here: {error}")
+    printed = capsys.readouterr().out
+    for shape in re.findall(r"^print\(.*\)  # ((?:torch\.Size)?\(.*\))$", block, re.MULTILINE):
+        assert shape in printed.splitlines()
+
+
+def import_focal_data() -> None:
+    """An episode in the form of the FOCAL authors, imported as docs/datasets.md says."""
+    (command,) = (command for command in DOCUMENTED if command.startswith("data import focal"))
+    params = parse(shlex.split(command)).params
+    env = META_ENVS[params["env"]].make(0)
+    (observation, _), transitions = env.reset(seed=0), []
+    env.action_space.seed(0)
+    for _ in range(META_ENVS[params["env"]].horizon):
+        action = env.action_space.sample()
+        after, reward, *_ = env.step(action)
+        transitions.append((observation, action, reward, after))
+        observation = after
+    table = np.empty((len(transitions), 4), object)
+    for row, transition in enumerate(transitions):
+        table[row] = transition
+    folder = Path(params["path"]) / "goal_idx0"
+    folder.mkdir(parents=True)
+    np.save(folder / f"trj_evalsample0_step{params['steps'][0]}.npy", table)
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(command))
+    assert stopped.value.code == 0
+
+
+def slugs(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    found, seen = set(), Counter()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in slugs(file), f"{target}#{anchor}"
+
+
+def test_every_method_has_a_row_in_the_index_that_leads_to_where_it_is_named():
+    rows = re.findall(r"^\| `(\w+)` \|.*\[.*\]\(([\w.]+)", (ALGORITHMS / "README.md").read_text(), re.MULTILINE)
+    assert [name for name, _ in rows] and {name for name, _ in rows} == {*registry.ALGORITHMS, *registry.VARIANTS}
+    for name, page in rows:
+        text = (ALGORITHMS / page).read_text()
+        assert re.search(rf"`{name}`|# {name}\b|--algo {name}\b", text), (name, page)
+
+
+def test_every_meta_environment_has_a_page_with_its_numbers():
+    assert {page.stem for page in ENVIRONMENTS.glob("*.md")} == set(META_ENVS)
+    for name, spec in META_ENVS.items():
+        text = (ENVIRONMENTS / f"{name}.md").read_text()
+        numbers = [len(spec.tasks.splits[split]) for split in ("train", "validation", "test")]
+        counts = " / ".join(map(str, numbers)) if numbers[1] else f"{numbers[0]} / 0 / the same {numbers[2]}"
+        facts = (f"`{spec.gym_id}`", f"{spec.horizon} steps", f"{counts}, task set `{spec.task_set}`")
+        for fact in (*facts, f"| level by default | `{spec.default_level}` |"):
+            assert fact in text, (name, fact)
+
+
+def test_every_protocol_has_a_page():
+    assert {page.stem for page in PROTOCOL_PAGES.glob("*.md")} == set(PROTOCOLS)
+
+
+@pytest.mark.skipif(find_spec("material") is None, reason="the extra docs is not installed")
+def test_the_site_is_built_with_every_page_and_loads_nothing_from_elsewhere(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    built = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")} - {"404.html"}
+    assert built == {re.sub(r"(README)?\.md$", "", name_of(page)).rstrip("/") + "/index.html" for page in PAGES} - {
+        "/index.html"
+    } | {"index.html"}
+    pages = [path.read_text() for path in tmp_path.rglob("*.html")]
+    loaded = {
+        url for text in pages for url in re.findall(r"<(?:script|img|link rel=\"stylesheet\")[^>]*?\"(http.*?)\"", text)
+    }
+    assert not loaded
+    assert (tmp_path / "results" / "leaderboard.csv").exists()
+    assert any(path.suffix == ".svg" for path in (tmp_path / "results" / "figures").iterdir())
 
 
 def test_readme_method_learns_in_a_run(tmp_path, data_dir, monkeypatch):
