@@ -234,7 +234,7 @@ def parameters_of(spec: MetaEnvSpec, task: int) -> str:
     if 1 < len(names) <= PARAMETERS_SHOWN:
         return ", ".join(f"{name} {value:z.3f}" for name, value in zip(names, values, strict=True))
     one = task_colours(spec)
-    return f"{one.label} {one.values[task]:z.2f}"
+    return f"{one.label} {one.values[task]:z.3g}"
 
 
 def draw_plane(spec: MetaEnvSpec, task: int, moments: tuple[Moment, Moment], whole_path: np.ndarray) -> np.ndarray:

@@ -100,11 +100,17 @@ def is_quick(command: str) -> bool:
     return verb in ("list", "show", "status", "compare") or "--dry-run" in words or "--budget smoke" in command
 
 
+@pytest.fixture(scope="module")
+def own_data(data_dir, tmp_path_factory) -> str:
+    """A copy of the datasets, to which documents may add."""
+    return str(copytree(data_dir, tmp_path_factory.mktemp("documented") / "data"))
+
+
 @pytest.mark.parametrize("command", [command for command in DOCUMENTED if is_quick(command)])
-def test_documented_command_that_is_quick_works(command, data_dir, tmp_path, monkeypatch, capsys):
+def test_documented_command_that_is_quick_works(command, own_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OMRLBENCH_RESULTS_DIR", str(tmp_path / "results"))
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copytree(data_dir, tmp_path / "data")))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", own_data)
     with pytest.raises(SystemExit) as stopped:
         main(shlex.split(command))
     told = capsys.readouterr()
@@ -135,10 +141,10 @@ def python_blocks() -> list:
 
 
 @pytest.mark.parametrize("block", python_blocks())
-def test_documented_code_runs(block, data_dir, tmp_path, monkeypatch, capsys):
+def test_documented_code_runs(block, own_data, tmp_path, monkeypatch, capsys):
     """With the data that the pages have made or imported before."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copytree(data_dir, tmp_path / "data")))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", own_data)
     if "load_imported" in block:
         import_focal_data()
     capsys.readouterr()
