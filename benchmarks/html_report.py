@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader
 
-from omrlbench.claims import CLAIMS, Claim, Side, Verdict, cell_folder, judge_claims, measured
+from omrlbench.claims import BUDGET, CLAIMS, Claim, Side, Verdict, cell_folder, judge_claims, measured
 from omrlbench.leaderboard import (
     NONE,
     REFERENCE_ROWS,
@@ -64,7 +64,7 @@ def page(board: Leaderboard, results_dir: Path) -> str:
     )
     verdicts = zip(CLAIMS, judge_claims(board.results), strict=True)
     claims = templates.get_template("claims.html").render(
-        claims=[claim_facts(claim, verdict, board, results_dir) for claim, verdict in verdicts]
+        budget=BUDGET, claims=[claim_facts(claim, verdict, board, results_dir) for claim, verdict in verdicts]
     )
     text = document(board, per_environment=LEADERBOARD, claims=CLAIMS_TABLE)
     intro, *rest = sections(text, svgs(board), {LEADERBOARD: table, CLAIMS_TABLE: claims})
@@ -101,9 +101,10 @@ def shown_difference(board: Leaderboard, column: tuple[str, str], method: str, r
     verdict = ""
     if found.low is not None and not found.low <= 0 <= found.high:
         verdict = "better" if found.low > 0 else "worse"
-    both = marks(board.cells[column, method]) + marks(board.cells[column, reference])
-    marked = "".join(mark for mark in (" †", " ‡") if mark in both)
-    return Shown(found.value, f"{found.value:+z.3f}{half}{marked}", f"n = {found.n[0]}", verdict)
+    cell, other = board.cells[column, method], board.cells[column, reference]
+    marked = "".join(mark for mark in (" †", " ‡") if mark in marks(cell) + marks(other))
+    seeds = f"n = {found.n[0]}" + (f", {cell.diverged} diverged" if cell.diverged else "")
+    return Shown(found.value, f"{found.value:+z.3f}{half}{marked}", seeds, verdict)
 
 
 @dataclass(frozen=True)
