@@ -13,11 +13,15 @@ from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
+
+import numpy as np
 
 from omrlbench.claims import BUDGET, CLAIMS, judge_claims
 from omrlbench.config import RunConfig
 from omrlbench.data.identity import PINNED
 from omrlbench.envs.registry import get_meta_env
+from omrlbench.published import published
 from omrlbench.record import RunRecord
 from omrlbench.stats import (
     CONFIDENCE,
@@ -173,6 +177,7 @@ def document(board: Leaderboard, **instead: str) -> str:
         "everywhere": lambda board: aggregate_table(board, board.columns),
         "claims": claims_table,
         "protocols": protocol_tables,
+        "published": beside_published,
         "cost": cost,
         "provenance": provenance,
         "holes": holes,
@@ -331,12 +336,29 @@ def contexts_pinned(run: RunRecord, protocol: str) -> bool:
     return all(e["contexts"]["state"] == PINNED for e in evaluations)
 
 
+def beside_published(board: Leaderboard) -> str:
+    """Mean returns of the final parameters beside those that papers print."""
+    levels, rows = dict(board.columns), []
+    for found in published():
+        cell = board.cells[(found.env, levels[found.env]), found.method]
+        returns = [float(np.mean(e["returns"])) for e in last_evaluations(cell, found.protocol).values()]
+        ours = plus_minus(mean_interval(returns), 1) if returns else NONE
+        theirs = f"{found.mean:g} ± {found.spread:g}"
+        rows.append([found.method, found.env, f"`{found.protocol}`", ours, str(len(returns)), theirs, found.source])
+    return table(["method", "meta-environment", "context", "return here", "n", "published", "where"], rows)
+
+
 def last_scores(cell: Cell, protocol: str) -> dict[int, float]:
     """By seed, the score of the final parameters under `protocol`."""
+    return {seed: evaluation["score"] for seed, evaluation in last_evaluations(cell, protocol).items()}
+
+
+def last_evaluations(cell: Cell, protocol: str) -> dict[int, dict[str, Any]]:
+    """By seed, the evaluation of the final parameters under `protocol`, of the runs that have one."""
     return {
-        seed: scores[-1]
+        seed: found[-1]
         for seed, run in cell.runs.items()
-        if (scores := [e["score"] for e in run.result["evaluations"] if e["protocol"] == protocol])
+        if (found := [e for e in run.result["evaluations"] if e["protocol"] == protocol])
     }
 
 

@@ -6,14 +6,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from omrlbench import training
 from omrlbench.cli import main
 from omrlbench.config import resolve
-from omrlbench.leaderboard import Cell, Leaderboard, leaderboard, texts
+from omrlbench.evaluation import PROTOCOLS
+from omrlbench.leaderboard import Cell, Leaderboard, beside_published, leaderboard, texts
 from omrlbench.leaderboard_figures import STYLES, curve, draw_all
+from omrlbench.published import Published, published
 from omrlbench.record import read_record, write_record
 from omrlbench.suite import suite_cells
 from omrlbench.verification import Results, read_results
@@ -262,3 +265,21 @@ def test_every_method_of_the_suite_has_a_look_of_its_own():
     methods = {config.algo for _, config in suite_cells("core")}
     assert methods <= STYLES.keys()
     assert len({style.marker for style in STYLES.values()}) == len(STYLES)
+
+
+def test_published_returns_stand_beside_those_of_the_records(runs, monkeypatch):
+    rows = [Published(method, ENV, "offline", -22, 1.5, "a paper") for method in ("do_nothing", "focal")]
+    monkeypatch.setattr("omrlbench.leaderboard.published", lambda: rows)
+    records = [read_record(path_of(runs, seed=seed)) for seed in (0, 1)]
+    last = [[e for e in record.result["evaluations"] if e["protocol"] == "offline"][-1] for record in records]
+    mean = np.mean([evaluation["returns"] for evaluation in last])
+    found = beside_published(leaderboard(read_results(runs))).splitlines()[2:]
+    ours, none = [[cell.strip() for cell in line.strip("|").split("|")][3:] for line in found]
+    assert ours[0].split()[0] == f"{mean:.1f}" and ours[1:] == ["2", "-22 ± 1.5", "a paper"]
+    assert none[:2] == ["–", "0"]
+
+
+def test_every_published_number_is_of_a_cell_of_the_suite():
+    cells = {(config.env, config.algo) for _, config in suite_cells("core")}
+    assert published() and {(row.env, row.method) for row in published()} <= cells
+    assert {row.protocol for row in published()} <= PROTOCOLS.keys()
