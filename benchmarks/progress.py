@@ -65,8 +65,8 @@ class SweepTable:
     """A context manager that shows a sweep: on a terminal a live table of the running cells and the time left, anywhere
     a line for every cell that ends."""
 
-    def __init__(self, cells: "Sequence[Cell]", estimates: dict[int, float], workers: int) -> None:
-        self.cells, self.estimates, self.workers = cells, estimates, workers
+    def __init__(self, cells: "Sequence[Cell]", estimates: dict[int, float]) -> None:
+        self.cells, self.estimates = cells, estimates
         self.console = Console(stderr=True, highlight=False, markup=False)
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
 
@@ -103,7 +103,10 @@ class SweepTable:
         return table
 
     def seconds_left(self) -> float | None:
-        """As long as the records of like cells took, or those of this sweep; None where neither is known."""
+        """As long as the records of like cells took, or those of this sweep; None where neither is known.
+
+        As many cells run at once as do now.
+        """
         taken = [cell.seconds for cell in self.cells if cell.ended and cell.seconds]
         left = 0.0
         for place, cell in enumerate(self.cells):
@@ -111,7 +114,7 @@ class SweepTable:
             if not cell.ended and not whole:
                 return None
             left += 0.0 if cell.ended else whole * (1 - (cell.done if cell.stage is None else 0.0))
-        return left / self.workers
+        return left / max(1, sum(cell.state == "running" for cell in self.cells))
 
 
 def clock(seconds: float) -> str:

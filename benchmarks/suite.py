@@ -17,6 +17,7 @@ import yaml
 from omrlbench.config import RunConfig, resolve
 from omrlbench.errors import unknown
 
+DEVICE = "cpu"  # of cells that say no other
 DEFAULTS: dict[str, Any] = {"eval_split": "test", "levels": [None], "variants": {"default": []}}
 
 
@@ -24,18 +25,25 @@ def suite_names() -> list[str]:
     return sorted(Path(file.name).stem for file in (files("omrlbench") / "suites").iterdir())
 
 
-def suite_cells(suite: str) -> list[tuple[str, RunConfig]]:
-    """Every cell of the suite as (variant, configuration); a suite without variants has one, "default"."""
+def suite_cells(suite: str, budget: str | None = None, device: str = DEVICE) -> list[tuple[str, RunConfig]]:
+    """Every cell of the suite as (variant, configuration); a suite without variants has one, "default".
+
+    `budget` takes the place of the suite's own.
+    """
     if suite not in suite_names():
         raise unknown("suite", suite, suite_names())
     stored = yaml.safe_load((files("omrlbench") / "suites" / f"{suite}.yaml").read_text())
-    return [cell for block in stored.pop("blocks", [{}]) for cell in _product(DEFAULTS | stored | block)]
+    replaced = {} if budget is None else {"budget": budget}
+    on_device = [] if device == DEVICE else [f"device={device}"]
+    blocks = [DEFAULTS | stored | block | replaced for block in stored.pop("blocks", [{}])]
+    return [cell for block in blocks for cell in _product(block, on_device)]
 
 
-def _product(table: dict[str, Any]) -> list[tuple[str, RunConfig]]:
+def _product(table: dict[str, Any], on_device: list[str]) -> list[tuple[str, RunConfig]]:
     shared = {"budget": table["budget"], "eval_split": table["eval_split"]}
     cells = []
     for env, algo, level, variant in product(table["envs"], table["algos"], table["levels"], table["variants"]):
-        config = resolve(env, algo, level=level, overrides=table["variants"][variant], **shared)
+        overrides = [*table["variants"][variant], *on_device]
+        config = resolve(env, algo, level=level, overrides=overrides, **shared)
         cells += [(variant, replace(config, seed=seed)) for seed in table["seeds"]]
     return cells

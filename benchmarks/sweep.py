@@ -1,32 +1,26 @@
-"""Running a suite: its unfinished cells in worker processes, each resumable by itself.
+"""Running a suite: its unfinished cells by a launcher, each resumable by itself.
 
-A worker is a process of its own that runs one cell (`training.run`) and says how far it is through a pipe. Whatever
-dies, worker or sweep, the same command goes on: a cell keeps its state beside its record, and the lock of a cell is the
-operating system's.
+A cell is run by a process of its own, which says how far it is. Whatever dies, that process or the sweep, the
+same command goes on: a cell keeps its state beside its record, and the lock of a cell is the operating system's.
 """
 
-import multiprocessing
-import os
-import signal
+import csv
 import time
-import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omrlbench.config import RunConfig
-from omrlbench.errors import BenchError, Interrupted, RunBusy
-from omrlbench.process import StopSignal, keyboard_withheld
+from omrlbench.errors import BenchError, Interrupted
+from omrlbench.process import StopSignal
 from omrlbench.record import read_record
 from omrlbench.suite import suite_cells
 
 BUSY_WAIT = 5.0  # seconds until a cell that another process has is looked at again
-LOOK = 1.0  # seconds between two looks at the workers
+LOOK = 1.0  # seconds between two looks at the cells
 
-QUEUED, RUNNING, ELSEWHERE = "queued", "running", "another process"  # states of a cell
+QUEUED, PENDING, RUNNING, ELSEWHERE = "queued", "pending", "running", "another process"  # states of a cell
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 
 
@@ -65,13 +59,30 @@ class Cell:
         else:
             self.state, self.score = record.status, record.result["score"]
 
+    def look_at_curve(self) -> None:
+        """Take up how far the run is by the points of its curve, which it writes beside where its record will be."""
+        try:
+            rows = list(csv.DictReader(self.path.with_suffix(".csv").read_text().splitlines()))
+        except FileNotFoundError:
+            return
+        self.done, self.score = int(rows[-1]["step"]) / self.config.training.steps, float(rows[-1]["score"])
 
-def find_cells(suite: str, results_dir: Path, only: dict[str, str] | None = None) -> list[Cell]:
+    def take_up(self, news: dict[str, Any]) -> None:
+        """Values of this cell by name, as its worker tells them."""
+        for name, value in news.items():
+            setattr(self, name, value)
+
+
+def find_cells(suite: str, results_dir: Path, only: dict[str, str] | None = None, **replaced: Any) -> list[Cell]:
     """The cells of a suite with what their records say, of which `only` those whose config has these values.
+
+    `replaced` are the budget and device that `suite_cells` takes.
 
     Raises BenchError for an unknown suite or key, and where no cell is left.
     """
-    cells = [Cell(variant, config, config.record_path(results_dir)) for variant, config in suite_cells(suite)]
+    cells = [
+        Cell(variant, config, config.record_path(results_dir)) for variant, config in suite_cells(suite, **replaced)
+    ]
     for key, value in (only or {}).items():
         if key not in ("env", "algo", "level", "seed", "variant"):
             raise BenchError(f"--only takes env, algo, level, seed and variant, not {key!r}")
@@ -88,148 +99,93 @@ def _value(cell: Cell, key: str) -> Any:
     return cell.variant if key == "variant" else getattr(cell.config, key)
 
 
-@dataclass
-class Worker:
-    """A process that runs a cell."""
+class Launcher(Protocol):
+    """Where cells run. What is on its way starts on entering and ends on leaving."""
 
-    cell: Cell
-    process: SpawnProcess
-    pipe: Connection
-    cores: tuple[int, ...]
-    began: float = field(default_factory=time.monotonic)
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes another cell now."""
+
+    def start(self, cell: Cell) -> None:
+        """Have a cell run, as soon as there is a place for it."""
+
+    def listen(self) -> Iterable[Cell]:
+        """Take up what there is to know of the cells, waiting for it at most `LOOK`; those that are given back.
+
+        A cell is given back when it has ended, or QUEUED or ELSEWHERE if it has to be started again.
+        """
+
+    def stop(self) -> str:
+        """Have every cell save its state; returns in one line what that means for the person who asked."""
 
 
 def sweep(
     cells: Sequence[Cell],
-    results_dir: Path,
-    data_dir: Path | None,
-    workers: int,
-    argv: Sequence[str],
+    launcher: Launcher,
     on_change: Callable[[Cell | None], None] = lambda cell: None,
 ) -> None:
-    """Run every cell that has no record, `workers` at a time; their states tell how it went. Records hold `argv`.
+    """Run every cell that has no record; their states tell how it went.
 
-    `on_change` is told the cell whose state has changed, and None every now and then. A failing cell does not stop the
-    others. Raises Interrupted after SIGINT or SIGTERM, as soon as the workers have saved their states.
+    `on_change` is told the cell that was started or given back, and None every now and then. A failing cell does not
+    stop the others. Raises Interrupted after SIGINT or SIGTERM.
     """
-    context = multiprocessing.get_context("spawn")
-    free = core_groups(workers)
-    running: list[Worker] = []
+    under_way: set[int] = set()
     later: dict[int, float] = {}  # when a cell that another process has is tried again
-    with StopSignal() as stop:
-        while not stop.requested and (running or not all(cell.ended for cell in cells)):
+    with launcher, StopSignal() as stop:
+        while not stop.requested and (under_way or not all(cell.ended for cell in cells)):
             for cell in cells:
-                if not free:
+                if not launcher.has_room:
                     break
-                if cell.state in (QUEUED, ELSEWHERE) and time.monotonic() >= later.get(id(cell), 0.0):
-                    running.append(_start(context, cell, free.pop(), results_dir, data_dir, argv))
+                key = id(cell)
+                if not cell.ended and key not in under_way and time.monotonic() >= later.get(key, 0.0):
+                    under_way.add(key)
+                    launcher.start(cell)
                     on_change(cell)
-            wait([worker.pipe for worker in running] + [worker.process.sentinel for worker in running], LOOK)
-            for worker in list(running):
-                if not _listen(worker):
-                    running.remove(worker)
-                    free.append(worker.cores)
-                    if worker.cell.state == ELSEWHERE:
-                        later[id(worker.cell)] = time.monotonic() + BUSY_WAIT
-                    on_change(worker.cell)
+            for cell in launcher.listen():
+                under_way.remove(id(cell))
+                if cell.state == ELSEWHERE:
+                    later[id(cell)] = time.monotonic() + BUSY_WAIT
+                on_change(cell)
             on_change(None)
         if stop.requested:
-            _stop(running)
-            raise Interrupted("stopped, nothing is lost; the same command goes on")
+            raise Interrupted(launcher.stop())
 
 
-def core_groups(workers: int) -> list[tuple[int, ...]]:
-    """The cores of each worker: the process's own, shared out; empty tuples where the system has no such thing."""
-    if not hasattr(os, "sched_getaffinity"):
-        return [()] * workers
-    cores = sorted(os.sched_getaffinity(0))
-    if workers >= len(cores):
-        return [(cores[k % len(cores)],) for k in range(workers)]
-    return [tuple(cores[k::workers]) for k in range(workers)]
-
-
-def _start(context, cell: Cell, cores: tuple[int, ...], results_dir: Path, *arguments: Any) -> Worker:
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, cores, cell.config, results_dir, *arguments))
-    with keyboard_withheld():
-        process.start()
-    theirs.close()
-    cell.state, cell.done = RUNNING, 0.0
-    return Worker(cell, process, ours, cores)
-
-
-def _work(
-    pipe: Connection,
-    cores: tuple[int, ...],
-    config: RunConfig,
-    results_dir: Path,
-    data_dir: Path | None,
-    argv: Sequence[str],
-) -> None:
-    """What a worker does: run one cell, and send what there is to know of it as values of `Cell`."""
-    from omrlbench import training
-
-    if cores:
-        os.sched_setaffinity(0, cores)
-
-    def send(**news: Any) -> None:
-        try:
-            pipe.send(news)
-        except OSError:  # the sweep is gone: save the state and end
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def on_progress(now: training.Progress) -> None:
-        send(done=now.step / now.steps, stage=now.stage, score=now.score)
-
-    try:
-        record = training.run(config, results_dir=results_dir, data_dir=data_dir, argv=argv, on_progress=on_progress)
-        send(state=record.status, score=record.result["score"])
-    except RunBusy:
-        send(state=ELSEWHERE)
-    except Interrupted:
-        send(state=QUEUED)
-    except BenchError as error:
-        send(state=FAILED, reason=str(error))
-    except BaseException as error:
-        config.record_path(results_dir).with_suffix(".error").write_text(traceback.format_exc())
-        send(state=FAILED, reason=f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def _listen(worker: Worker) -> bool:
-    """Take up what a worker says; False once it has ended."""
-    cell = worker.cell
-    cell.seconds = time.monotonic() - worker.began
-    alive = worker.process.is_alive()
-    try:
-        while worker.pipe.poll():
-            for name, value in worker.pipe.recv().items():
-                setattr(cell, name, value)
-    except EOFError:
-        pass
-    if alive:
-        return True
-    worker.process.join()
-    worker.pipe.close()
-    if cell.state == RUNNING:
-        cell.state, cell.reason = FAILED, f"its process ended with exit code {worker.process.exitcode}"
-    return False
-
-
-def _stop(running: Sequence[Worker]) -> None:
-    """Have every worker save its state and end."""
-    for worker in running:
-        worker.process.terminate()
-    for worker in running:
-        worker.process.join()
-        worker.cell.state = QUEUED
+def under_way(cells: Iterable[Cell]) -> str:
+    """How many of the cells are waited for, run, or have begun, and how far these are on average; "" if none."""
+    shares: dict[str, list[float]] = {}
+    for cell in cells:
+        begun = cell.path.with_suffix(".checkpoint").exists()
+        if not cell.ended and (begun or cell.state != QUEUED):
+            cell.look_at_curve()
+            shares.setdefault("begun" if cell.state == QUEUED else cell.state, []).append(cell.done)
+    means = {state: sum(done) / len(done) for state, done in shares.items()}
+    return ", ".join(
+        f"{len(shares[state])} {state}" + (f" ({mean:.0%})" if mean else "") for state, mean in means.items()
+    )
 
 
 def estimated_seconds(cells: Sequence[Cell], results_dir: Path) -> dict[int, float]:
     """By place in `cells`, how long each unfinished one should take: as the records say that lie in `results_dir`.
 
-    Of the same method, environment and budget, else of any method in that environment and budget. One without either is
-    left out, and so are damaged records.
+    Of the same method, environment, budget and device, else of any method in that environment and budget on that
+    device. One without either is left out.
     """
+    known, found = recorded_seconds(results_dir), {}
+    for place, cell in enumerate(cells):
+        own, shared = likeness(cell.config.to_dict())
+        seconds = known.get(own) or known.get(shared)
+        if not cell.ended and seconds:
+            found[place] = seconds
+    return found
+
+
+def recorded_seconds(results_dir: Path) -> dict[tuple[str, ...], float]:
+    """Mean duration of the finished runs below `results_dir`, by their `likeness`. Damaged records are left out."""
     known: dict[tuple[str, ...], list[float]] = {}
     for path in results_dir.rglob("seed-*.json"):
         try:
@@ -237,13 +193,12 @@ def estimated_seconds(cells: Sequence[Cell], results_dir: Path) -> dict[int, flo
         except BenchError:
             continue
         if record.status == "finished":
-            c, seconds = record.config, record.execution["wall_seconds"]
-            for key in ((c["algo"], c["env"], c["budget"]), (c["env"], c["budget"])):
-                known.setdefault(key, []).append(seconds)
-    found = {}
-    for place, cell in enumerate(cells):
-        c = cell.config
-        seconds = known.get((c.algo, c.env, c.budget)) or known.get((c.env, c.budget))
-        if not cell.ended and seconds:
-            found[place] = sum(seconds) / len(seconds)
-    return found
+            for key in likeness(record.config):
+                known.setdefault(key, []).append(record.execution["wall_seconds"])
+    return {key: sum(seconds) / len(seconds) for key, seconds in known.items()}
+
+
+def likeness(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What runs have in common that take about as long, and what those of other methods share with them."""
+    shared = (config["env"], config["budget"], config["training"]["device"])
+    return (config["algo"], *shared), shared

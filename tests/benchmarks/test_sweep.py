@@ -1,5 +1,6 @@
 """Sweeps on real cells of the smoke budget: skipping, failing, being killed, and working side by side."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -10,12 +11,13 @@ from dataclasses import replace
 
 import pytest
 
-from omrlbench import sweep as sweeps
 from omrlbench.cli import main
 from omrlbench.config import resolve
 from omrlbench.errors import BenchError
+from omrlbench.launchers.local import LocalLauncher, core_groups
+from omrlbench.launchers.worker import Work
 from omrlbench.record import read_record
-from omrlbench.sweep import Cell, core_groups, estimated_seconds, find_cells, sweep
+from omrlbench.sweep import Cell, estimated_seconds, find_cells, sweep
 
 
 def cell(algo, results_dir, *overrides, seed=0):
@@ -26,7 +28,7 @@ def cell(algo, results_dir, *overrides, seed=0):
 def run(cells, results_dir, data_dir, workers=2):
     for one in cells:
         one.look()
-    sweep(cells, results_dir, data_dir, workers, ["bench", "sweep"])
+    sweep(cells, LocalLauncher(Work(results_dir, data_dir, ["bench", "sweep"]), workers))
     return [one.state for one in cells]
 
 
@@ -52,11 +54,11 @@ def test_a_killed_worker_fails_its_cell_and_the_same_sweep_completes_it_equally(
     def kill(changed):
         if checkpoint.exists() and not kill.done:
             kill.done = True
-            for child in sweeps.multiprocessing.active_children():
+            for child in multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)
 
     kill.done = False
-    sweep([killed], tmp_path / "killed", data_dir, 1, ["bench", "sweep"], kill)
+    sweep([killed], LocalLauncher(Work(tmp_path / "killed", data_dir, ["bench", "sweep"]), 1), kill)
     assert killed.state == "failed" and killed.reason == "its process ended with exit code -9"
     again = cell("bc", tmp_path / "killed", "checkpoint_interval=10")
     assert run([again], tmp_path / "killed", data_dir) == ["finished"]
