@@ -1,0 +1,101 @@
+"""What the cells of a suite would take: from the records of like runs, else from single updates that were measured.
+
+`perf/run_cost.json` has the updates of every method of the suite core at the paper budget, on one core. No GPU was
+there to measure on: the time of an update on one follows from two assumed numbers, and the evaluations of a run are
+left out of both.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omrlbench.config import RunConfig
+from omrlbench.data.identity import SHIFTED, can_shift
+from omrlbench.data.store import describe
+from omrlbench.registry import meta_env
+from omrlbench.sweep import Cell, likeness, recorded_seconds
+
+MEASURED_BUDGET = "paper"
+GPU_OPERATION = 10e-6  # seconds that an operation takes on a GPU, assumed
+GPU_PRODUCTS = 10e12  # floating-point operations a second of matrix products on a GPU, assumed
+BESIDE_STATE = 2_000_000  # bytes, at most, of a record and what is kept beside it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the cells without a record would take."""
+
+    seconds: dict[int, float]  # by place of the cell, where that is known
+    recorded: set[int]  # places whose seconds come from records
+    run_bytes: int  # at most
+    datasets: int
+    datasets_made: int
+    dataset_bytes: int  # of these
+
+
+def make_plan(cells: Sequence[Cell], results_dir: Path, data_dir: Path | None) -> Plan:
+    known, recorded, computed = recorded_seconds(results_dir), {}, {}
+    missing = {place: cell.config for place, cell in enumerate(cells) if not cell.ended}
+    for place, config in missing.items():
+        own, shared = likeness(config.to_dict())
+        if own in known:
+            recorded[place] = known[own]
+        elif seconds := update_seconds(config):
+            computed[place] = seconds
+        elif shared in known:
+            recorded[place] = known[shared]
+    sizes = dataset_sizes(missing.values(), data_dir)
+    made = [size for size in sizes if size is not None]
+    return Plan(
+        seconds=computed | recorded,
+        recorded=set(recorded),
+        run_bytes=sum(state_bytes(config) + BESIDE_STATE for config in missing.values()),
+        dataset_bytes=sum(made),
+        datasets=len(sizes),
+        datasets_made=len(made),
+    )
+
+
+def update_seconds(config: RunConfig) -> float | None:
+    """All updates of a run, None where they were not measured."""
+    run = _measured(config)
+    if run is None:
+        return None
+    gpu = config.training.device == "cuda"
+    return sum(stage["updates"] * (gpu_seconds(stage) if gpu else stage["seconds"]) for stage in run["stages"].values())
+
+
+def gpu_seconds(stage: dict[str, Any]) -> float:
+    """Of one update, estimated."""
+    return stage["operations"] * GPU_OPERATION + stage["product_flops"] / GPU_PRODUCTS
+
+
+def state_bytes(config: RunConfig) -> int:
+    """Of a run's checkpoint, 0 where it was not measured."""
+    run = _measured(config)
+    return 0 if run is None else run["state_bytes"]
+
+
+def dataset_sizes(configs: Any, data_dir: Path | None) -> list[int | None]:
+    """Bytes of every dataset that the runs read, None where it is not made."""
+    wanted: dict[tuple[str, str, str], None] = {}
+    for config in configs:
+        levels = [config.level, config.level + SHIFTED] if can_shift(meta_env(config.env).tasks) else [config.level]
+        wanted |= {(config.env, level, config.behavior): None for level in levels}
+    found = [describe(env, level, behavior=behavior, data_dir=data_dir) for env, level, behavior in wanted]
+    return [dataset.get("size") for dataset in found]
+
+
+def _measured(config: RunConfig) -> dict[str, Any] | None:
+    if config.budget != MEASURED_BUDGET:
+        return None
+    return run_costs()["runs"].get(config.env, {}).get(config.algo)
+
+
+@cache
+def run_costs() -> dict[str, Any]:
+    return json.loads((files("omrlbench") / "perf" / "run_cost.json").read_text())
