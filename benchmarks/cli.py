@@ -434,13 +434,15 @@ def print_plan(cells: Sequence["Cell"], results_dir: Path, data_dir: Path | None
     hours = f"{sum(plan.seconds.values()) / 3600:.1f} {unit}" + (f" and {unknown} unknown" if unknown else "")
     click.echo(f"{missing} of {len(cells)} cells to run: {hours}")
     computed = len(plan.seconds.keys() - plan.recorded)
+    assumed = (
+        f"{1e6 * GPU_OPERATION:g} microseconds for each operation and {GPU_PRODUCTS / 1e12:g} TFLOP/s in matrix "
+        "products are assumed, evaluations left out"
+    )
     if computed and device == "cuda":
-        click.echo(
-            f"{computed} of these times are estimates: {1e6 * GPU_OPERATION:g} microseconds for each operation and "
-            f"{GPU_PRODUCTS / 1e12:g} TFLOP/s in matrix products are assumed, evaluations left out"
-        )
+        click.echo(f"{computed} of these times are estimates: {assumed}")
     elif computed:
         click.echo(f"{computed} of these times are of the updates alone, measured {run_costs()['conditions']}")
+        click.echo(f"on GPUs (--device cuda) an estimated {plan.gpu_seconds / 3600:.1f} GPU-hours: {assumed}")
     click.echo(
         f"disk: at most {plan.run_bytes / 1e9:.2f} GB for runs; {plan.datasets_made} of {plan.datasets} datasets are "
         f"made and take {plan.dataset_bytes / 1e9:.2f} GB"

@@ -31,6 +31,7 @@ class Plan:
 
     seconds: dict[int, float]  # by place of the cell, where that is known
     recorded: set[int]  # places whose seconds come from records
+    gpu_seconds: float  # that the others would take on a GPU, estimated
     run_bytes: int  # at most
     datasets: int
     datasets_made: int
@@ -38,14 +39,15 @@ class Plan:
 
 
 def make_plan(cells: Sequence[Cell], results_dir: Path, data_dir: Path | None) -> Plan:
-    known, recorded, computed = recorded_seconds(results_dir), {}, {}
+    known, recorded, computed, on_gpu = recorded_seconds(results_dir), {}, {}, 0.0
     missing = {place: cell.config for place, cell in enumerate(cells) if not cell.ended}
     for place, config in missing.items():
         own, shared = likeness(config.to_dict())
         if own in known:
             recorded[place] = known[own]
-        elif seconds := update_seconds(config):
+        elif seconds := update_seconds(config, config.training.device):
             computed[place] = seconds
+            on_gpu += update_seconds(config, "cuda")
         elif shared in known:
             recorded[place] = known[shared]
     sizes = dataset_sizes(missing.values(), data_dir)
@@ -53,6 +55,7 @@ def make_plan(cells: Sequence[Cell], results_dir: Path, data_dir: Path | None) -
     return Plan(
         seconds=computed | recorded,
         recorded=set(recorded),
+        gpu_seconds=on_gpu,
         run_bytes=sum(state_bytes(config) + BESIDE_STATE for config in missing.values()),
         dataset_bytes=sum(made),
         datasets=len(sizes),
@@ -60,13 +63,13 @@ def make_plan(cells: Sequence[Cell], results_dir: Path, data_dir: Path | None) -
     )
 
 
-def update_seconds(config: RunConfig) -> float | None:
-    """All updates of a run, None where they were not measured."""
+def update_seconds(config: RunConfig, device: str) -> float | None:
+    """All updates of a run, on a GPU estimated; None where they were not measured."""
     run = _measured(config)
     if run is None:
         return None
-    gpu = config.training.device == "cuda"
-    return sum(stage["updates"] * (gpu_seconds(stage) if gpu else stage["seconds"]) for stage in run["stages"].values())
+    stages = run["stages"].values()
+    return sum(stage["updates"] * (gpu_seconds(stage) if device == "cuda" else stage["seconds"]) for stage in stages)
 
 
 def gpu_seconds(stage: dict[str, Any]) -> float:

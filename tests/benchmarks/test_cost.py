@@ -24,9 +24,9 @@ def plan(capsys, *arguments) -> str:
 def test_every_run_of_the_suite_core_has_a_cost_and_those_that_learn_take_hours():
     for env, methods in run_costs()["runs"].items():
         for algo in methods:
-            seconds = update_seconds(resolve(env, algo, budget="paper"))
+            seconds = update_seconds(resolve(env, algo, budget="paper"), "cpu")
             assert (seconds > 1800) == (algo not in ("do_nothing", "random_policy", "expert_policy")), (env, algo)
-    assert update_seconds(resolve("point_robot", "focal", budget="cpu")) is None
+    assert update_seconds(resolve("point_robot", "focal", budget="cpu"), "cpu") is None
 
 
 def test_an_update_on_a_gpu_is_its_operations_and_its_products():
@@ -37,9 +37,10 @@ def test_the_plan_of_a_cluster_says_hours_disk_and_what_is_assumed(tmp_path, cap
     places = ["--results-dir", str(tmp_path), "--data-dir", str(tmp_path)]
     out = plan(capsys, "core", "--budget", "paper", "--only", "algo=focal,env=cheetah_vel", *places)
     (hours,) = re.findall(r"^5 of 5 cells to run: ([0-9.]+) core-hours$", out, re.MULTILINE)
-    assert float(hours) == pytest.approx(
-        5 * update_seconds(resolve("cheetah_vel", "focal", budget="paper")) / 3600, 0.01
-    )
+    config = resolve("cheetah_vel", "focal", budget="paper")
+    assert float(hours) == pytest.approx(5 * update_seconds(config, "cpu") / 3600, 0.01)
+    (hours,) = re.findall(r"^on GPUs .* ([0-9.]+) GPU-hours: 10 microseconds", out, re.MULTILINE)
+    assert float(hours) == pytest.approx(5 * update_seconds(config, "cuda") / 3600, 0.05)
     assert "of the updates alone, measured " in out
     assert re.search(r"^disk: at most 0\.0\d GB for runs; 0 of 2 datasets are made", out, re.MULTILINE)
     out = plan(capsys, "core", "--budget", "paper", "--device", "cuda", "--only", "algo=focal,env=cheetah_vel", *places)
