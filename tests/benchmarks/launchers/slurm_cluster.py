@@ -82,6 +82,9 @@ class SlurmCluster:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if len(self.daemons) == 3:  # all of them came up
+            self.command("scancel", "--user", "root")
+            self._wait(lambda: not self.command("squeue", "--noheader"), "jobs that a test left do not end")
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:
