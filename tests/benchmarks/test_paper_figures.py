@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from omrlbench import paper_figures
-from omrlbench.claims import FOCAL, Side
+from omrlbench.claims import FOCAL, VALUE_PENALTY, Side
 from omrlbench.errors import BenchError
 from omrlbench.paper_figures import FIGURES, Curves, Drawing, Embedding, Separation, Source, draw_figure, find_runs
 from omrlbench.record import read_record
@@ -28,8 +28,8 @@ def test_missing_runs_are_one_line_with_the_command(tmp_path):
     message = "no run of focal_linear on cheetah_vel at the cpu budget; make some: bench sweep ablations --only "
     with pytest.raises(BenchError, match=f"^{message}algo=focal_linear,env=cheetah_vel --results-dir {tmp_path}$"):
         find_runs([Embedding("cheetah_vel", Side("focal_linear"), "ablations")], Source(tmp_path, "cpu"))
-    coupled = Side("focal_coupled", changes=("regularization=value_penalty",))
-    command = "bench run --algo focal_coupled --env walker_params --budget smoke --set regularization=value_penalty "
+    coupled = Side("focal_coupled", changes=VALUE_PENALTY)
+    command = "bench run --algo focal_coupled --env walker_params --budget smoke --set regularization=both "
     with pytest.raises(BenchError, match=command):
         find_runs([Embedding("walker_params", coupled)], Source(tmp_path, "smoke"))
     with pytest.raises(BenchError, match="unknown figure 'fig22': did you mean fig2"):
