@@ -1,5 +1,6 @@
 """`bench view`: real videos of short runs, of few pictures where MuJoCo has to draw them."""
 
+import os
 import shutil
 import subprocess
 import sys
