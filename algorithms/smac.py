@@ -18,7 +18,6 @@ from torch import Tensor
 from omrlbench.algorithms.algorithm import MetaBatch, require
 from omrlbench.algorithms.batch_pearl import BatchPearl, BatchPearlConfig
 from omrlbench.algorithms.brac import q_values
-from omrlbench.algorithms.encoders import kl_to_standard_normal
 from omrlbench.algorithms.networks import adam, mlp, squashed_log_density
 
 
@@ -62,11 +61,9 @@ class SMACOffline(BatchPearl):
 
     def infer(self, batch: MetaBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """One sample of z per task, with the decoder's squared error and the weighted KL divergence."""
-        mean, variance = self.posterior(batch.contexts[0])
-        noise = torch.randn(mean.shape, generator=self.generator, device=self.device)
-        z, kl = mean + variance.sqrt() * noise, kl_to_standard_normal(mean, variance)
+        z, divergence, metrics = super().infer(batch)
         error = (self.decoded_rewards(batch.observations, batch.actions, z) - batch.rewards).square().mean()
-        return z, error + self.config.kl_weight * kl, {"decoder_loss": error, "kl_loss": kl}
+        return z, error + divergence, {"decoder_loss": error} | metrics
 
     def decoded_rewards(self, s: Tensor, a: Tensor, z: Tensor) -> Tensor:
         """What the decoder says of (n, b) transitions of n tasks given z (n, latent)."""

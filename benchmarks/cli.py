@@ -17,6 +17,7 @@ from omrlbench.terminal import (
     Verbs,
     behavior_option,
     data_dir_option,
+    kept_results_option,
     level_option,
     options,
     print_table,
@@ -394,13 +395,7 @@ def status(suite: str, only: Sequence[str], budget: str | None, device: str, res
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--results-dir",
-    type=click.Path(path_type=Path),
-    default=Path("results/runs"),
-    show_default=True,
-    help="Where they go.",
-)
+@kept_results_option("Where they go.")
 def collect(folder: Path, results_dir: Path) -> int:
     """Copy the records of a scratch FOLDER, and what is beside them, to where results are kept.
 
@@ -469,9 +464,7 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
 
 
 @cli.command()
-@click.option(
-    "--results-dir", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help="Records."
-)
+@kept_results_option("Records.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -546,9 +539,7 @@ def report_texts(board: "Leaderboard", out: Path) -> dict[Path, str]:
 
 @cli.command()
 @click.argument("name")
-@click.option(
-    "--results-dir", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help="Records."
-)
+@kept_results_option("Records.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("results/figures"), show_default=True, help="Folder."
 )
@@ -661,13 +652,7 @@ def datasets(data_dir: Path | None) -> None:
 
 
 @list_group.command()
-@click.option(
-    "--results-dir",
-    type=click.Path(path_type=Path),
-    default=Path("results/runs"),
-    show_default=True,
-    help="Where finished records are looked for.",
-)
+@kept_results_option("Where finished records are looked for.")
 def suites(results_dir: Path) -> int:
     """Suites: the cells that a leaderboard promises, and how many of them are finished."""
     from omrlbench.suite import suite_names

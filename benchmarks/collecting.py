@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omrlbench.errors import BenchError
 from omrlbench.record import RunRecord, evaluations_folder, read_record, write_atomic
+from omrlbench.training import KEPT
 from omrlbench.verification import stale_reason, verified_record
 
-KEPT = (".csv", ".npz", ".safetensors", ".png")  # suffixes of what may lie beside a record
 COLLECTED, THERE, REFUSED = "collected", "there already", "refused"
 
 

@@ -66,8 +66,11 @@ def make_plan(cells: Sequence[Cell], results_dir: Path, data_dir: Path | None) -
 def update_seconds(config: RunConfig, device: str) -> float | None:
     """All updates of a run, on a GPU estimated; None where they were not measured."""
     run = _measured(config)
-    if run is None:
-        return None
+    return None if run is None else measured_seconds(run, device)
+
+
+def measured_seconds(run: dict[str, Any], device: str) -> float:
+    """All updates of a run in `run_cost.json`."""
     stages = run["stages"].values()
     return sum(stage["updates"] * (gpu_seconds(stage) if device == "cuda" else stage["seconds"]) for stage in stages)
 

@@ -50,6 +50,13 @@ results_dir_option = click.option(
 )
 
 
+def kept_results_option(help: str) -> Callable:
+    """Of the commands that read, or add to, the records that are kept."""
+    return click.option(
+        "--results-dir", type=click.Path(path_type=Path), default=Path("results/runs"), show_default=True, help=help
+    )
+
+
 def flatten(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested mappings as rows (dotted key, value)."""
     rows = []

@@ -41,7 +41,8 @@ SCORED_EVALUATIONS = 3  # the score of a run is the mean of this many last evalu
 HEADLINE_PROTOCOL = "offline"
 CHECK_INTERVAL = 50  # updates between two looks at the losses
 LOSS_LIMIT = 1e8
-BESIDE_RECORD = (".npz", ".safetensors", ".csv", ".png", ".checkpoint")  # suffixes
+KEPT = (".npz", ".safetensors", ".csv", ".png")  # suffixes of what may lie beside a record
+BESIDE_RECORD = (*KEPT, ".checkpoint")
 PICTURE_LIMIT = 500_000  # bytes of the picture's arrays
 CONTEXTS_PER_TASK = 10  # embedded for the picture of the task space
 

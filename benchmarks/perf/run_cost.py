@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from omrlbench.algorithms.algorithm import LAST_STAGE
 from omrlbench.config import RunConfig
-from omrlbench.cost import gpu_seconds
+from omrlbench.cost import measured_seconds
 from omrlbench.data.dataset import MultiTaskDataset
 from omrlbench.perf.training_step import random_dataset
 from omrlbench.perf.turns import conditions
@@ -44,13 +44,8 @@ def table(costs: dict[str, Any]) -> str:
     runs = costs["runs"]
     lines = [f"| {' | '.join(['method', *runs])} |", "|---" * (len(runs) + 1) + "|"]
     for algo in next(iter(runs.values())):
-        cells = [algo]
-        for env in runs:
-            stages = runs[env][algo]["stages"].values()
-            core = sum(stage["updates"] * stage["seconds"] for stage in stages) / 3600
-            gpu = sum(stage["updates"] * gpu_seconds(stage) for stage in stages) / 3600
-            cells.append(f"{core:.1f} / {gpu:.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        hours = [[measured_seconds(runs[env][algo], device) / 3600 for device in ("cpu", "cuda")] for env in runs]
+        lines.append(f"| {' | '.join([algo, *(f'{core:.1f} / {gpu:.1f}' for core, gpu in hours)])} |")
     return "\n".join(lines)
 
 
