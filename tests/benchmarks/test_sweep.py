@@ -74,28 +74,30 @@ def start(results_dir, data_dir, *more, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+def wait_for_training(folder):
+    """Until the first stage's checkpoint is there; it is taken away, so that a later one shows that the worker saved."""
+    deadline = time.monotonic() + 300
+    while not (found := list(folder.rglob("*.checkpoint"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found[0].unlink()
+
+
 def test_an_interrupted_sweep_says_so_and_its_worker_saves(tmp_path, data_dir):
-    process = start(tmp_path, data_dir, "--only", "algo=bc")
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.lock")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(1)
+    process = start(tmp_path, data_dir, "--only", "algo=mbml")
+    wait_for_training(tmp_path)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert "the same command goes on" in err
-    process = start(tmp_path, data_dir, "--only", "algo=bc")
-    out, err = process.communicate(timeout=120)
+    assert "the same command goes on" in err and list(tmp_path.rglob("*.checkpoint"))
+    process = start(tmp_path, data_dir, "--only", "algo=mbml")
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0 and "1 cells: 1 finished" in out, out + err
 
 
 def test_ctrl_c_reaches_the_sweep_alone_and_its_worker_saves(tmp_path, data_dir):
     """A terminal sends it to all processes."""
     process = start(tmp_path, data_dir, "--only", "algo=mbml", start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.lock")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(3)
+    wait_for_training(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err == "bench: stopped, nothing is lost; the same command goes on\n", out + err
