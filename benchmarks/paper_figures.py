@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
+from typing import ClassVar
 
 import numpy as np
 import seaborn as sns
@@ -16,7 +17,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from omrlbench.claims import BUDGET, FOCAL, INVERSE, LINEAR, SQUARE, VALUE_PENALTY, Side
@@ -70,6 +71,7 @@ class Panel(ABC):
 
     suite = "core"
     projection: str | None = None
+    marks: ClassVar[str] = ""  # for the caption
 
     def suite_of(self, side: Side) -> str:
         """The suite that has the runs of a side in `needs`."""
@@ -92,6 +94,10 @@ class Curves(Panel):
     sides: tuple[Side, ...]
     suite: str = "core"
     logarithmic: bool = False
+    marks = (
+        "bands: 95 % intervals over seeds, Student's t; dotted: expert (dark) and random (light); a diverged run keeps "
+        "its last value"
+    )
 
     @property
     def needs(self):
@@ -123,6 +129,8 @@ class Curves(Panel):
 @dataclass(frozen=True)
 class QValues(Curves):
     """The largest Q-value of the critics' minimum in a batch, averaged between two evaluations."""
+
+    marks = "bands: 95 % intervals over seeds, Student's t; a diverged run keeps its last value"
 
     def value(self, point):
         value = point["metrics"].get("q_value_max")
@@ -176,6 +184,7 @@ class Separation(Panel):
     sides: tuple[Side, ...]
     measure: str
     suite: str = "core"
+    marks = "strokes: runs; symbols and numbers: their means"
 
     @property
     def needs(self):
@@ -221,6 +230,7 @@ class LevelShift(Panel):
 
     env: str
     suite: str = "level_shift"
+    marks = "numbers: mean scores on the test tasks; crossed out: not evaluated"
 
     @property
     def needs(self):
@@ -229,7 +239,11 @@ class LevelShift(Panel):
     def draw(self, axes, found, source):
         levels = (*LEVELS, "mixed")
         grid = np.array([[self.score(need, found, source, level) for level in levels] for need in self.needs])
-        sns.heatmap(grid, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="viridis", ax=axes, square=True)
+        bar = {"label": "score", "shrink": 0.7}
+        sns.heatmap(grid, annot=True, fmt="z.2f", vmin=0, vmax=1, cmap="viridis", ax=axes, square=True, cbar_kws=bar)
+        axes.grid(False)
+        for row, column in np.argwhere(np.isnan(grid)):
+            axes.add_patch(Rectangle((column, row), 1, 1, facecolor="none", edgecolor="0.6", linewidth=0, hatch="xx"))
         axes.set_xticklabels(levels)
         axes.set_yticklabels(levels, rotation=0)
         axes.set(xlabel="level of the contexts", ylabel="level of the training data", title=self.env)
@@ -359,7 +373,7 @@ def draw_panels(drawing: Drawing, found: Found, source: Source) -> Figure:
     if lines:
         legend(figure, lines)
     figure.suptitle(drawing.title)
-    figure.supxlabel(fill(caption(found, source), int(11 * figure.get_figwidth())), fontsize=8, color="0.3")
+    figure.supxlabel(fill(caption(drawing, found, source), int(11 * figure.get_figwidth())), fontsize=8, color="0.3")
     return figure
 
 
@@ -369,16 +383,14 @@ def labelled(axes: Axes) -> dict[str, Line2D]:
     return dict(zip(labels, handles, strict=True))
 
 
-def caption(found: Found, source: Source) -> str:
+def caption(drawing: Drawing, found: Found, source: Source) -> str:
     if not found:
         return "the suite's datasets; red: within this distance of the goal the sparse reward is above 0"
     seeds = sorted({seed for runs in found.values() for seed in runs})
     counts = numbers(len(runs) for runs in found.values())
-    return (
-        f"{source.budget} budget, offline context, seeds {', '.join(map(str, seeds))}, {counts} runs of a method; "
-        "bands: 95 % intervals over seeds, Student's t; dotted: expert (dark) and random (light); a diverged run keeps "
-        "its last value"
-    )
+    marks = dict.fromkeys(panel.marks for panel in drawing.panels if panel.marks)
+    runs = f"{source.budget} budget, offline context, seeds {', '.join(map(str, seeds))}, {counts} runs of a method"
+    return "; ".join([runs, *marks])
 
 
 def seeds_by_step(runs: Mapping[int, RunRecord], value: Callable[[Mapping], float]) -> tuple[list[int], np.ndarray]:
