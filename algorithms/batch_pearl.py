@@ -2,13 +2,14 @@
 
 A probabilistic encoder infers a Gaussian posterior over z, a product of one factor per context transition. It is
 trained by the critics' loss (the Bellman error) and by the posterior's divergence from N(0, I). Actor and critics are
-those of FOCAL (`brac.py`), by default without regularisation, as in PEARL; `batch_pearl_brac` adds FOCAL's.
+those of FOCAL (`brac.py`) without regularisation, as in PEARL; `batch_pearl_brac` adds FOCAL's.
 
 Differences from PEARL's program: contexts are i.i.d. draws from the logged data, target critics take the place of the
 value network, tasks in a meta-batch are distinct, and at test time z is the posterior's mean and not a sample.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -80,3 +81,17 @@ class BatchPearl(BRAC):
     def prior(self, n: int, generator: torch.Generator):
         """Policies given z drawn from N(0, I)."""
         return self.policy(torch.randn(n, self.latent_dim, generator=generator, device=self.device))
+
+
+@dataclass(frozen=True)
+class BatchPearlBRACConfig(BatchPearlConfig):
+    regularization: Literal["value_penalty", "policy", "both", "none"] = "both"
+
+
+class BatchPearlBRAC(BatchPearl):
+    """Batch PEARL with FOCAL's behaviour regularisation, as in the paper's Figure 4b."""
+
+    Config = BatchPearlBRACConfig
+    environment_values = {
+        env: values | (ON_POINT_ROBOTS if values is POINT_ROBOT else {}) for env, values in ENVIRONMENT_VALUES.items()
+    }

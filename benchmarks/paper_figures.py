@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from omrlbench.claims import BUDGET, FOCAL, INVERSE, LINEAR, SQUARE, VALUE_PENALTY, Side
+from omrlbench.claims import BUDGET, FOCAL, INVERSE, LINEAR, POLICY_ALONE, SQUARE, VALUE_PENALTY, Side
 from omrlbench.config import RunConfig, resolve
 from omrlbench.data.store import load_dataset
 from omrlbench.envs.point_robot import GOAL_RADIUS
@@ -39,8 +39,9 @@ BASELINES = (FOCAL, Side("batch_pearl"), Side("contextual_bcq"), Side("mbml"))
 POWERS = (FOCAL, INVERSE, LINEAR, SQUARE)
 ENCODERS = (FOCAL, Side("focal_probabilistic"), Side("batch_pearl"), Side("batch_pearl_brac"))
 COUPLED = (FOCAL, Side("focal_coupled"))
-REGULARIZED_OR_NOT = (FOCAL, Side("focal", changes=VALUE_PENALTY), Side("batch_pearl"))
-COUPLED_VALUE_PENALTY = tuple(Side(side.algo, changes=VALUE_PENALTY) for side in COUPLED)
+COUPLED_VALUE_PENALTY, COUPLED_POLICY_ALONE = (
+    tuple(Side(side.algo, changes=changes) for side in COUPLED) for changes in (VALUE_PENALTY, POLICY_ALONE)
+)
 REWARDS = ("sparse_point_robot", "cheetah_vel", "cheetah_fwd_back", "ant_fwd_back")
 DYNAMICS = ("point_robot_wind", "walker_params")
 LEVELS = ("random", "medium", "expert")
@@ -267,6 +268,10 @@ class Drawing:
     columns: int = 4
 
 
+def regularized_or_not(policy_alone: Side) -> tuple[Side, ...]:
+    return policy_alone, Side("focal", changes=VALUE_PENALTY), Side("batch_pearl")
+
+
 FIGURES = {
     "fig2": Drawing(
         "Figure 2: powers of the distance in the metric loss",
@@ -306,12 +311,18 @@ FIGURES = {
     "fig9": Drawing(
         "Figure 9: coupled gradients, policy regularisation",
         (
-            *(Embedding("walker_params", side, "ablations") for side in COUPLED),
-            Curves("walker_params", COUPLED, "ablations"),
+            *(Embedding("walker_params", side) for side in COUPLED_POLICY_ALONE),
+            Curves("walker_params", COUPLED_POLICY_ALONE),
         ),
     ),
-    "fig10": Drawing("Figure 10: Q-values on the ant", (QValues("ant_fwd_back", REGULARIZED_OR_NOT),), columns=1),
-    "fig11": Drawing("Figure 11: Q-values on the walker", (QValues("walker_params", REGULARIZED_OR_NOT),), columns=1),
+    "fig10": Drawing(
+        "Figure 10: Q-values on the ant", (QValues("ant_fwd_back", regularized_or_not(FOCAL)),), columns=1
+    ),
+    "fig11": Drawing(
+        "Figure 11: Q-values on the walker",
+        (QValues("walker_params", regularized_or_not(COUPLED_POLICY_ALONE[0])),),
+        columns=1,
+    ),
     "table1": Drawing(
         "Table 1: separation of the training tasks",
         tuple(Separation("cheetah_vel", POWERS, m, "ablations") for m in ("effective_separation_rate", "rms_distance")),

@@ -21,6 +21,7 @@ GROUP = "omrlbench.algorithms"
 ALGORITHMS: dict[str, str] = {
     "focal": "omrlbench.algorithms.focal:Focal",
     "batch_pearl": "omrlbench.algorithms.batch_pearl:BatchPearl",
+    "batch_pearl_brac": "omrlbench.algorithms.batch_pearl:BatchPearlBRAC",
     "contextual_bcq": "omrlbench.algorithms.contextual_bcq:ContextualBCQ",
     "mbml": "omrlbench.algorithms.mbml:MBML",
     "smac_offline": "omrlbench.algorithms.smac:SMACOffline",
@@ -38,7 +39,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> method, and the v
     "focal_repel": ("focal", {"metric_attraction": False}),
     "focal_probabilistic": ("focal", {"encoder": "gaussian"}),
     "focal_coupled": ("focal", {"coupled_gradients": True}),
-    "batch_pearl_brac": ("batch_pearl", {"regularization": "policy"}),
 }
 
 

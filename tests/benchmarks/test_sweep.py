@@ -75,7 +75,7 @@ def start(results_dir, data_dir, *more, **options):
 
 
 def wait_for_training(folder):
-    """Until the first stage's checkpoint is there; it is taken away, so that a later one shows that the worker saved."""
+    """Until the first stage's checkpoint is there, which is taken away: a later one shows that the worker saved."""
     deadline = time.monotonic() + 300
     while not (found := list(folder.rglob("*.checkpoint"))) and time.monotonic() < deadline:
         time.sleep(0.01)
