@@ -342,7 +342,7 @@ def sweep(
 
     Killed or interrupted, the same command goes on. One failing cell does not stop the others.
     """
-    from omrlbench.launchers.choice import make_launcher
+    from omrlbench.launchers.choice import given_options, make_launcher
     from omrlbench.launchers.worker import Work
     from omrlbench.progress import SweepTable
     from omrlbench.sweep import estimated_seconds, find_cells
@@ -352,6 +352,7 @@ def sweep(
     results_dir = results_dir or default_results_dir()
     cells = find_cells(suite, results_dir, key_values(only), budget=budget, device=device)
     if dry_run:
+        given_options(launcher, device, options)
         print_plan(cells, results_dir, data_dir, device)
         return 0
     work = Work(results_dir, data_dir, ["bench", *sys.argv[1:]])

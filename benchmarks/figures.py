@@ -2,9 +2,11 @@
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from omrlbench.errors import BenchError
@@ -17,11 +19,13 @@ GREY = "0.7"
 
 
 def variants_figure(suite: str, results_dir: Path, path: Path) -> None:
-    """The validation curve of every variant of a suite with one environment and seed, over that of the first.
+    """The validation curves, one per seed, of every variant of a suite with one environment, over those of the first.
 
     Raises BenchError naming the first cell that has no record.
     """
-    records = {variant: _record(variant, config.record_path(results_dir)) for variant, config in suite_cells(suite)}
+    records: dict[str, list[RunRecord]] = {}
+    for variant, config in suite_cells(suite):
+        records.setdefault(variant, []).append(_record(variant, config.record_path(results_dir)))
     first, *others = records
     rows = -(-len(others) // COLUMNS)
     figure = Figure(figsize=(3 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
@@ -43,15 +47,18 @@ def variants_figure(suite: str, results_dir: Path, path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _draw(axes, record: RunRecord, colour, label: str) -> None:
-    curve = record.result["curve"]
-    axes.plot([point["step"] for point in curve], [point["score"] for point in curve], color=colour, label=label)
+def _draw(axes: Axes, records: Sequence[RunRecord], colour: str, label: str) -> None:
+    for record in records:
+        curve = record.result["curve"]
+        axes.plot([point["step"] for point in curve], [point["score"] for point in curve], color=colour, label=label)
+        label = None
 
 
-def _caption(record: RunRecord) -> str:
-    c = record.config
+def _caption(records: Sequence[RunRecord]) -> str:
+    c, seeds = records[0].config, [record.config["seed"] for record in records]
     return (
-        f"{c['algo']} on {c['env']}, {c['level']} data, {c['budget']} budget, seed {c['seed']} (n = 1 each), "
+        f"{c['algo']} on {c['env']}, {c['level']} data, {c['budget']} budget, "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} (n = {len(seeds)} each), "
         "offline context, 10 validation tasks"
     )
 

@@ -65,3 +65,13 @@ def test_begun_cells_are_under_way(tmp_path, capsys):
 
 def test_the_documented_table_is_what_was_measured():
     assert table(run_costs()) in (ROOT / "docs" / "scaling.md").read_text()
+
+
+def test_a_plan_refuses_what_the_sweep_would_refuse(capsys):
+    for options, message in (
+        (["--launcher", "rya"], "unknown launcher 'rya': did you mean ray? choose from local, ray, slurm"),
+        (["--partition", "main"], "--partition is for --launcher slurm, not local"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["sweep", "smoke", *options, "--dry-run"])
+        assert stop.value.code == 2 and capsys.readouterr().err == f"bench: {message}\n"
