@@ -51,6 +51,7 @@ LOOKS = STYLES | {  # the power laws are of this module alone
     "focal_square": STYLES["contextual_bcq"],
 }
 WIDTH, HEIGHT = 4.2, 3.9  # of a panel, inches
+LEGEND_WIDTH = 2.2  # to the right of the panels
 SHOWN_EPISODES = 100
 LEAST_Q = 10.0  # where the symmetric logarithm of Q-values begins
 
@@ -382,6 +383,7 @@ def draw_panels(drawing: Drawing, found: Found, source: Source) -> Figure:
         panel.draw(axes, found, source)
     lines = {label: line for axes in figure.axes for label, line in labelled(axes).items()}
     if lines:
+        figure.set_figwidth(figure.get_figwidth() + LEGEND_WIDTH)
         legend(figure, lines)
     figure.suptitle(drawing.title)
     figure.supxlabel(fill(caption(drawing, found, source), int(11 * figure.get_figwidth())), fontsize=8, color="0.3")
