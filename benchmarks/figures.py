@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from omrlbench.errors import BenchError
+from omrlbench.leaderboard_figures import numbers
 from omrlbench.plots import BLUE
 from omrlbench.record import RunRecord, read_record, write_atomic
 from omrlbench.suite import suite_cells
@@ -34,6 +35,8 @@ def variants_figure(suite: str, results_dir: Path, path: Path) -> None:
         _draw(axes, records[first], GREY, first)
         _draw(axes, records[variant], BLUE, "this change")
         axes.set_title(fill(variant, 32), fontsize=9)
+    for axes in panels[max(0, len(others) - COLUMNS) : len(others)]:
+        axes.tick_params(labelbottom=True)
     for axes in panels[len(others) :]:
         axes.axis("off")
     axes = figure.axes[0]
@@ -41,7 +44,7 @@ def variants_figure(suite: str, results_dir: Path, path: Path) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
     figure.supxlabel("update")
     figure.supylabel("score on the validation tasks")
-    figure.suptitle(_caption(records[first]), fontsize=10)
+    figure.suptitle(_caption(list(records.values())), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
     write_atomic(path, buffer.getvalue())
@@ -54,11 +57,11 @@ def _draw(axes: Axes, records: Sequence[RunRecord], colour: str, label: str) -> 
         label = None
 
 
-def _caption(records: Sequence[RunRecord]) -> str:
-    c, seeds = records[0].config, [record.config["seed"] for record in records]
+def _caption(variants: Sequence[Sequence[RunRecord]]) -> str:
+    c, seeds = variants[0][0].config, sorted({record.config["seed"] for records in variants for record in records})
     return (
         f"{c['algo']} on {c['env']}, {c['level']} data, {c['budget']} budget, "
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} (n = {len(seeds)} each), "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} ({numbers(map(len, variants))} each), "
         "offline context, 10 validation tasks"
     )
 
