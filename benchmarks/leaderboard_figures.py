@@ -22,7 +22,7 @@ from omrlbench.envs.registry import get_meta_env
 from omrlbench.leaderboard import SUITE, Cell, Leaderboard
 from omrlbench.record import write_atomic
 from omrlbench.stats import Estimate, mean_interval, performance_profile, probability_of_improvement
-from omrlbench.training import evaluation_steps
+from omrlbench.training import curve_split, evaluation_steps
 
 REFERENCE = "focal"  # what others are compared with
 THRESHOLDS = np.linspace(-0.1, 1.1, 121)
@@ -143,7 +143,7 @@ def curves(board: Leaderboard) -> Figure:
             shown[method] = line(axes, method, steps, estimates, markevery=0.2)
             if method == REFERENCE:
                 band(axes, method, steps, estimates)
-        split = "validation" if get_meta_env(column[0]).tasks.splits["validation"] else "train"
+        split = curve_split(get_meta_env(column[0]).tasks)
         axes.set_title(f"{axes.get_title()}\n{split} tasks", fontsize=9)
         axes.set_ylim(-0.15, 1.15)
     for axes in panels[::COLUMNS]:
