@@ -20,19 +20,19 @@ from omrlbench.algorithms.networks import adam, ensemble_mlp, polyak_update
 class SingleTaskConfig(AlgorithmConfig):
     batch_size: int = 256  # transitions per task and update
     task_width: int = 256  # two hidden layers of every network of a task
-    learning_rate: float = 3e-4
+    task_learning_rate: float = 3e-4  # of all networks of a task, but for a discriminator
     discount: float = 0.99
     target_rate: float = 0.005
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, lambda value: value >= 1, "at least 1", "task_width")
-        require(self, lambda value: value > 0, "above 0", "learning_rate")
+        require(self, lambda value: value > 0, "above 0", "task_learning_rate")
         require(self, lambda value: 0 <= value <= 1, "between 0 and 1", "discount", "target_rate")
 
 
 class SingleTask(Algorithm):
-    """A subclass builds networks in `build`, learns in `learn` and acts by `act`. Shapes: n tasks, b transitions each."""
+    """A subclass builds networks in `build`, learns in `learn` and acts by `act`. Shapes: n tasks, b transitions."""
 
     Config = SingleTaskConfig
     allowance = "dataset"
@@ -46,7 +46,7 @@ class SingleTask(Algorithm):
             self.critics = ensemble_mlp(2 * n, inputs, hidden, 1).to(self.device)
             self.build(n, problem.observation_dim, problem.action_dim)
         self.critic_target = copy.deepcopy(self.critics).requires_grad_(False)
-        self.critic_optimizer = adam(self.critics, config.learning_rate)
+        self.critic_optimizer = adam(self.critics, config.task_learning_rate)
 
     @property
     def hidden(self) -> tuple[int, int]:

@@ -31,8 +31,8 @@ class SingleTaskBCQ(SingleTask):
         self.vae = ActionVAE(n, s, a, self.hidden).to(self.device)
         self.perturbation = perturbation(n, s, a, self.hidden).to(self.device)
         self.perturbation_target = copy.deepcopy(self.perturbation).requires_grad_(False)
-        self.vae_optimizer = adam(self.vae, self.config.learning_rate)
-        self.perturbation_optimizer = adam(self.perturbation, self.config.learning_rate)
+        self.vae_optimizer = adam(self.vae, self.config.task_learning_rate)
+        self.perturbation_optimizer = adam(self.perturbation, self.config.task_learning_rate)
         generator = torch.Generator().manual_seed(0)
         self.latents = torch.randn(CANDIDATES, self.vae.latent_dim, generator=generator).to(self.device)  # when acting
 

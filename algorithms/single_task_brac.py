@@ -51,7 +51,7 @@ class SingleTaskBRAC(SingleTask):
         c = self.config
         self.actor = ensemble_mlp(n, s, self.hidden, 2 * a).to(self.device)
         self.discriminator = ensemble_mlp(n, s + a, self.hidden, 1).to(self.device)
-        self.actor_optimizer = adam(self.actor, c.learning_rate)
+        self.actor_optimizer = adam(self.actor, c.task_learning_rate)
         self.discriminator_optimizer = adam(self.discriminator, c.discriminator_learning_rate)
 
     def sample_action(self, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,8 +60,8 @@ class SingleTaskIQL(SingleTask):
     def build(self, n, s, a):
         self.value = ensemble_mlp(n, s, self.hidden, 1).to(self.device)
         self.actor = GaussianActors(n, s, self.hidden, a).to(self.device)
-        self.value_optimizer = adam(self.value, self.config.learning_rate)
-        self.actor_optimizer = adam(self.actor, self.config.learning_rate)
+        self.value_optimizer = adam(self.value, self.config.task_learning_rate)
+        self.actor_optimizer = adam(self.actor, self.config.task_learning_rate)
 
     def v(self, s: Tensor) -> Tensor:
         """(n, b)."""

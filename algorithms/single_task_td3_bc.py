@@ -39,7 +39,7 @@ class SingleTaskTD3BC(SingleTask):
     def build(self, n, s, a):
         self.actor = ensemble_mlp(n, s, self.hidden, a).to(self.device)
         self.actor_target = copy.deepcopy(self.actor).requires_grad_(False)
-        self.actor_optimizer = adam(self.actor, self.config.learning_rate)
+        self.actor_optimizer = adam(self.actor, self.config.task_learning_rate)
         self.updates = 0
 
     # ------------------------------------------------------------------ losses, summed over tasks
