@@ -42,14 +42,14 @@ class SingleTaskBCQ(SingleTask):
         return self.vae.loss(s, a, self.noise(*s.shape[:2], self.vae.latent_dim))
 
     def critic_loss(self, s: Tensor, a: Tensor, r: Tensor, s_next: Tensor, terminated: Tensor) -> Tensor:
-        """Both critics against r + gamma max over candidates of (0.75 min + 0.25 max) Q_target (Eq. 13 of BCQ)."""
+        """Both critics against r + gamma max over candidates of (0.75 min + 0.25 max) Q_target."""
         with torch.no_grad():
             value = best_value(self.critic_target, self.perturbation_target, self.vae, s_next, self.noise)
             backup = r + self.config.discount * (1 - terminated) * value
         return q_loss(twin_q(self.critics, s, a), backup)
 
     def perturbation_loss(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Minus the first critic at perturbed decoded actions (Eq. 12 of BCQ); and that value, (n, b)."""
+        """Minus the first critic at perturbed decoded actions; and that value, (n, b)."""
         with torch.no_grad():
             decoded = self.vae.sample(s, self.noise(*s.shape[:2], self.vae.latent_dim))
         q = twin_q(self.critics, s, perturbed(self.perturbation, s, decoded))[0]

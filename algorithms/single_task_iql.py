@@ -4,9 +4,8 @@ A value network learns an upper expectile of the critics at logged actions, the 
 outside the data is ever asked for its value. The actor imitates logged actions, weighted up exponentially by their
 advantage. Its standard deviation does not depend on the state, as in the authors' program.
 
-Differences from that program: rewards are not scaled by the range of the data's returns, the actor's learning rate
-falls as that of all others does (linearly at the budgets that say so) and not by a cosine, and actions of any size
-count with their density under a Gaussian around tanh(mean), as there.
+Differences from that program: rewards are not divided by the range of the data's returns, and the actor's learning
+rate falls as all others do, where the budget says so, and not by a cosine.
 """
 
 import math

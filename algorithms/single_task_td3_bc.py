@@ -4,8 +4,8 @@ TD3 (Fujimoto, van Hoof and Meger, ICML 2018) whose actor also imitates: it maxi
 squared distance of pi(s) to the logged action, lambda = alpha / mean |Q|. Without lambda (`alpha` 0, the reference row
 `single_task_bc`) it is behaviour cloning.
 
-Differences from the paper: observations are standardised by the suite, over the training tasks; actions beyond those
-of the data's range do not exist, they are within [-1, 1] everywhere.
+Differences from the paper: observations are standardised by the suite, over the training tasks, in place of each
+dataset by itself; lambda is of each task, as everything is.
 """
 
 import copy
@@ -55,7 +55,7 @@ class SingleTaskTD3BC(SingleTask):
         return q_loss(twin_q(self.critics, s, a), backup)
 
     def actor_loss(self, s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """-lambda Q_1(s, pi(s)) + (pi(s) - a)^2 (Eq. 3 to 5), lambda of each task its own; and that Q, (n, b)."""
+        """-lambda Q_1(s, pi(s)) + (pi(s) - a)^2 of each task; and that Q, (n, b)."""
         a_pi = self.actor(s).tanh()
         q = twin_q(self.critics, s, a_pi)[0]
         weight = self.config.alpha / q.detach().abs().mean(1)
