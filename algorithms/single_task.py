@@ -8,6 +8,7 @@ The training tasks are not used, and a context only says which task it is of.
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class SingleTask(Algorithm):
     # ------------------------------------------------------------------ contract
 
     @property
-    def learns_from(self):
+    def learns_from(self) -> Literal["evaluated"]:
         return "evaluated"
 
     @property
