@@ -8,12 +8,16 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 LAST_STAGE = "train"
+ALLOWANCES = {  # what a method may see of a task that it is evaluated on
+    "context": "a context of it",
+    "dataset": "its whole dataset, from which it learns",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Problem:
     env: str | None = None  # name of the meta-environment
     observation_mean: Tensor | None = None  # (observation_dim,), what observations were standardised with, if they were
     observation_scale: Tensor | None = None
+    evaluated_tasks: tuple[int, ...] = ()  # numbers within the meta-environment, where the allowance is their dataset
 
     def unstandardized(self, observations: Tensor) -> Tensor:
         """`observations` (..., observation_dim) as the environment gives them."""
@@ -60,7 +65,8 @@ class Context:
 
     observations and next_observations (n, k, observation_dim), actions (n, k, action_dim), rewards (n, k): always
     the environment's own reward. `task_parameters` (n, task_dim), standardised, and `task_ids` (n,), numbers within the
-    meta-environment, are None unless the method declares itself privileged.
+    meta-environment, are None unless the method declares itself privileged; the latter are also there where its
+    allowance is the dataset.
     """
 
     observations: Tensor
@@ -83,9 +89,10 @@ class Context:
 
 @dataclass(frozen=True)
 class MetaBatch:
-    """Data of n distinct training tasks for one update.
+    """Data of n distinct tasks for one update.
 
-    `tasks` (n,) are their positions among the training tasks.
+    `tasks` (n,) are their positions among those that the method learns from: the training tasks, or
+    `Problem.evaluated_tasks` where it says so by `learns_from`.
     `rewards` are the learner's (the suite's `rl_reward` setting) and may differ from those in the contexts.
     `contexts` are two independent draws per task. `task_parameters` (n, task_dim), standardised, is None unless
     the method declares itself privileged.
@@ -119,6 +126,7 @@ class Algorithm(ABC):
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
     revision: ClassVar[int] = 1  # bumped by whoever changes results
     privileged: ClassVar[bool] = False  # receives the true task parameters
+    allowance: ClassVar[Literal["context", "dataset"]] = "context"  # see ALLOWANCES
     order_invariant: ClassVar[bool] = True  # `adapt` does not depend on the order of a context's transitions
     deterministic: ClassVar[bool] = True  # actions of a task depend on its context and observation alone
     training_values: ClassVar[dict[str, Any]] = {}  # of the loop's fields, stronger than the budget's
@@ -134,6 +142,11 @@ class Algorithm(ABC):
     def stages(self) -> dict[str, int]:
         """The updates of each stage before the last by name, in order; in the last are the run's own `steps`."""
         return {}
+
+    @property
+    def learns_from(self) -> Literal["train", "evaluated"]:
+        """Whose data `update` wants in this stage; those of the evaluated tasks take the allowance "dataset"."""
+        return "train"
 
     @property
     def tasks_per_batch(self) -> int:

@@ -91,6 +91,18 @@ def best_of_candidates(values: Tensor) -> Tensor:
     return values.unflatten(1, (-1, CANDIDATES)).amax(-1)
 
 
+def best_value(
+    critics: nn.Module, change: nn.Module, vae: ActionDecoder, features: Tensor, noise: Callable[..., Tensor]
+) -> Tensor:
+    """The largest soft minimum of `critics` over perturbed decoded candidates, (members, batch).
+
+    `noise` draws standard normal numbers of a shape.
+    """
+    rows = candidates(features)
+    decoded = vae.sample(rows, noise(*rows.shape[:2], vae.latent_dim))
+    return best_of_candidates(soft_minimum(twin_q(critics, rows, perturbed(change, rows, decoded))))
+
+
 def q_loss(q: Tensor, backup: Tensor) -> Tensor:
     """Squared errors of both critics (2, members, batch), averaged over the batch and summed over the rest."""
     return F.mse_loss(q, backup.expand_as(q), reduction="none").mean(-1).sum()

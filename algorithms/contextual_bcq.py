@@ -18,12 +18,10 @@ from omrlbench.algorithms.algorithm import Algorithm, AlgorithmConfig, Context, 
 from omrlbench.algorithms.bcq import (
     ActionVAE,
     CandidatePolicy,
-    best_of_candidates,
-    candidates,
+    best_value,
     perturbation,
     perturbed,
     q_loss,
-    soft_minimum,
     twin_q,
 )
 from omrlbench.algorithms.encoders import product_of_gaussians, transition_features, transitions
@@ -92,10 +90,7 @@ class ContextualBCQ(Algorithm):
     def critic_loss(self, features: Tensor, a: Tensor, r: Tensor, next_features: Tensor, terminated: Tensor) -> Tensor:
         """Both critics against r + gamma max over candidates of (0.75 min + 0.25 max) Q_target; (1, batch, ...)."""
         with torch.no_grad():
-            rows = candidates(next_features)
-            decoded = self.vae.sample(rows, self.noise(1, rows.shape[1], self.vae.latent_dim))
-            q = twin_q(self.critic_target, rows, perturbed(self.perturbation_target, rows, decoded))
-            value = best_of_candidates(soft_minimum(q))
+            value = best_value(self.critic_target, self.perturbation_target, self.vae, next_features, self.noise)
             backup = r + self.config.discount * (1 - terminated) * value
         return q_loss(twin_q(self.critics, features, a), backup)
 

@@ -1,7 +1,8 @@
 """Divergences between a policy and the data's actions, given a state and a task embedding (BRAC, Wu et al. 2019).
 
 `kl` and `w` are dual forms with a learned discriminator c(s, a, z). Shapes: states (batch, observation_dim), actions
-(batch, action_dim), embeddings (batch, latent); results (batch,).
+(batch, action_dim), embeddings (batch, latent); results (batch,). An ensemble of discriminators, one per task, takes
+all of them with the tasks in front.
 """
 
 import torch
@@ -26,8 +27,8 @@ def dual_w(discriminator: nn.Module, s: Tensor, a_pi: Tensor, a_data: Tensor, z:
 
 
 def _at_both(discriminator: nn.Module, s: Tensor, a_pi: Tensor, a_data: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    inputs = torch.cat([torch.cat([s, s]), torch.cat([a_pi, a_data]), torch.cat([z, z])], -1)
-    c_pi, c_data = discriminator(inputs).squeeze(-1).chunk(2)
+    inputs = torch.cat([torch.cat([s, s], -2), torch.cat([a_pi, a_data], -2), torch.cat([z, z], -2)], -1)
+    c_pi, c_data = discriminator(inputs).squeeze(-1).chunk(2, -1)
     return c_pi, c_data
 
 

@@ -26,12 +26,10 @@ from omrlbench.algorithms.bcq import (
     ActionDecoder,
     ActionVAE,
     CandidatePolicy,
-    best_of_candidates,
-    candidates,
+    best_value,
     perturbation,
     perturbed,
     q_loss,
-    soft_minimum,
     twin_q,
 )
 from omrlbench.algorithms.encoders import (
@@ -131,10 +129,7 @@ class MBML(Algorithm):
         vae, n = self.teacher_vae, len(s)
         vae_loss = vae.loss(s, a, self.noise(n, s.shape[1], vae.latent_dim))
         with torch.no_grad():
-            rows = candidates(s_next)
-            decoded = vae.sample(rows, self.noise(n, rows.shape[1], vae.latent_dim))
-            proposed = perturbed(self.teacher_perturbation_target, rows, decoded)
-            value = best_of_candidates(soft_minimum(twin_q(self.teacher_critic_target, rows, proposed)))
+            value = best_value(self.teacher_critic_target, self.teacher_perturbation_target, vae, s_next, self.noise)
             backup = r + self.config.discount * (1 - terminated) * value
         critic_loss = q_loss(twin_q(self.teacher_critics, s, a), backup)
         step(vae_loss + critic_loss, self.teacher_vae_optimizer, self.teacher_critic_optimizer)

@@ -136,19 +136,26 @@ def initialize_like_rlkit(network: nn.Sequential, last: float) -> None:
 def input_gradient(network: nn.Sequential, inputs: Tensor, columns: slice) -> Tensor:
     """Gradient of a scalar ReLU network with respect to some of its inputs, differentiable in the weights.
 
-    inputs (batch, in) -> (batch, len(columns)). The product of the weights masked by the active units is what
-    `torch.autograd.grad(..., create_graph=True)` gives, at about half the cost, since ReLU has no second derivative.
+    inputs (batch, in) -> (batch, len(columns)), of an ensemble with its members in front of both. The product of the
+    weights masked by the active units is what `torch.autograd.grad(..., create_graph=True)` gives, at about half the
+    cost, since ReLU has no second derivative.
     """
-    *hidden, output = [layer for layer in network if isinstance(layer, nn.Linear)]
+    *hidden, output = [layer for layer in network if not isinstance(layer, nn.ReLU)]
     units = []
     with torch.no_grad():
         for layer in hidden:
             inputs = _affine(inputs, layer.weight, layer.bias).relu_()
             units.append(inputs)
-    gradient = output.weight.expand(len(inputs), -1)
-    for layer, active in zip(reversed(hidden[1:]), reversed(units[1:]), strict=True):
-        gradient = where_active(gradient, active) @ layer.weight
-    return where_active(gradient, units[0]) @ hidden[0].weight[:, columns]
+    first, *others, last = [_out_first(layer) for layer in (*hidden, output)]
+    gradient = last.expand(*inputs.shape[:-1], -1)
+    for weight, active in zip(reversed(others), reversed(units[1:]), strict=True):
+        gradient = where_active(gradient, active) @ weight
+    return where_active(gradient, units[0]) @ first[..., columns]
+
+
+def _out_first(layer: nn.Linear | EnsembleLinear) -> Tensor:
+    """The layer's weights (..., out, in)."""
+    return layer.weight.mT if isinstance(layer, EnsembleLinear) else layer.weight
 
 
 def where_active(gradient: Tensor, units: Tensor) -> Tensor:

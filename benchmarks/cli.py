@@ -622,10 +622,17 @@ def list_group() -> None:
 
 @list_group.command()
 def algos() -> None:
-    """Methods, and which package each comes from."""
-    from omrlbench.registry import algorithms
+    """Methods, what each sees of a task that it is evaluated on, and which package it comes from."""
+    from omrlbench.errors import BenchError
+    from omrlbench.registry import algorithm_class, algorithms
 
-    print_table(("method", "from"), algorithms().items())
+    rows = []
+    for name, origin in algorithms().items():
+        try:
+            rows.append((name, algorithm_class(name).allowance, origin))
+        except BenchError as error:
+            rows.append((name, "", f"{origin}: {error}"))
+    print_table(("method", "sees", "from"), rows)
 
 
 @list_group.command()

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omrlbench.config import resolve
+from omrlbench.algorithms.algorithm import ALLOWANCES
+from omrlbench.config import allowance_of, resolve
 from omrlbench.errors import BenchError, unknown
 from omrlbench.record import RunRecord
 from omrlbench.registry import algorithms
@@ -57,6 +58,7 @@ def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> Result
         raise BenchError(f"no meta-environment in common: {'; '.join(places)}")
     remarks = [f"only in {a}: {column}" for column in first if column not in second]
     remarks += [f"only in {b}: {column}" for column in second if column not in first]
+    remarks += different_allowances(a, first, b, second)
     for column in common:
         remarks += check_comparable(column, first[column], second[column])
     columns = [compare_columns([column], first, second) for column in common]
@@ -64,6 +66,15 @@ def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> Result
     if together is None:
         remarks.append("no seed has run in all common meta-environments on both sides")
     return Result(columns, together, decide(together, len(common)), remarks)
+
+
+def different_allowances(a: str, first: Side, b: str, second: Side) -> list[str]:
+    """One line where the sides see different things of the tasks that they are evaluated on."""
+    seen = []
+    for side in (first, second):
+        kinds = sorted({allowance_of(run.config) for runs in side.values() for run in runs.values()})
+        seen.append(" or ".join(ALLOWANCES[kind] for kind in kinds))
+    return [] if seen[0] == seen[1] else [f"of an evaluated task {a} sees {seen[0]}, {b} {seen[1]}"]
 
 
 def compare_columns(columns: Sequence[str], a: Side, b: Side) -> Comparison | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from omrlbench.algorithms.algorithm import AlgorithmConfig
 
 EVAL_SPLITS = ("test", "validation")
+DEFAULT_ALLOWANCE = "context"  # of a record that says no other
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, complete. `revisions` are this installation's; `dataset` is the data's recipe fingerprint."""
+    """One run, complete. `revisions` and `allowance`, the method's, are this installation's; `dataset` is the data's
+    recipe fingerprint.
+    """
 
     env: str
     level: str
@@ -60,10 +63,13 @@ class RunConfig:
     revisions: dict[str, int]
     dataset: str
     sources: dict[str, str] = field(compare=False)
+    allowance: str = DEFAULT_ALLOWANCE
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, everything except `sources`."""
+        """Plain JSON types, everything except `sources`, and `allowance` where it is not the default."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sources"}
+        if self.allowance == DEFAULT_ALLOWANCE:
+            del values["allowance"]
         values["training"], values["algorithm"] = asdict(self.training), asdict(self.algorithm)
         return json.loads(json.dumps(values, allow_nan=False)) | {"fingerprint": self.fingerprint}
 
@@ -95,6 +101,7 @@ class RunConfig:
         Raises BenchError where the method is unknown here, or has no such field or value.
         """
         values = {f.name: stored.get(f.name) for f in fields(cls)} | {"sources": {}}
+        values["allowance"] = allowance_of(stored)
         values["dataset"] = stored["dataset"]["recipe"]
         sections = {"training": TrainingConfig, "algorithm": algorithm_class(stored["algo"]).Config}
         for name, section in sections.items():
@@ -104,6 +111,11 @@ class RunConfig:
     def record_path(self, results_dir: str | Path) -> Path:
         cell = f"{self.budget}-{self.fingerprint[:8]}"
         return Path(results_dir) / self.env / self.level / self.algo / cell / f"seed-{self.seed}.json"
+
+
+def allowance_of(stored: dict[str, Any]) -> str:
+    """What the method was allowed to see of an evaluated task in a run whose record has the `config` `stored`."""
+    return stored.get("allowance", DEFAULT_ALLOWANCE)
 
 
 def _section(section: type, stored: dict[str, Any]) -> Any:
@@ -192,6 +204,7 @@ def resolve(
         revisions={"algorithm": method.revision, "env": spec.revision, "protocol": PROTOCOL_REVISION},
         dataset=recipe_fingerprint(spec, level, behavior),
         sources=values.sources,
+        allowance=method.allowance,
     )
 
 
@@ -214,6 +227,7 @@ def explain(config: RunConfig) -> list[tuple[str, Any, str]]:
     rows += [(f"{name} revision", value, "this installation") for name, value in config.revisions.items()]
     return [
         *rows,
+        ("allowance", config.allowance, f"method {config.algo}"),
         ("dataset recipe", config.dataset, "this installation"),
         ("fingerprint", config.fingerprint, ""),
     ]

@@ -73,16 +73,17 @@ def draw_context(
     context_size: int,
     generators: Sequence[np.random.Generator],
 ) -> Context:
-    """`dataset.draw_context` with the tasks themselves where `algorithm` is privileged."""
-    return with_privilege(algorithm, dataset, task_ids, dataset.draw_context(task_ids, context_size, generators))
+    """`dataset.draw_context` with what `algorithm` may know of the tasks."""
+    return with_knowledge(algorithm, dataset, task_ids, dataset.draw_context(task_ids, context_size, generators))
 
 
-def with_privilege(
+def with_knowledge(
     algorithm: Algorithm, dataset: MultiTaskDataset, task_ids: Sequence[int], context: Context
 ) -> Context:
-    if not algorithm.privileged:
-        return context
+    """`context` with the tasks that it is of where `algorithm` learned from their data, or is told them."""
     ids = torch.as_tensor(task_ids)
+    if not algorithm.privileged:
+        return replace(context, task_ids=ids) if algorithm.allowance == "dataset" else context
     parameters = standardised_parameters(dataset.spec.tasks)[ids]
     return replace(context, task_parameters=parameters.to(algorithm.device), task_ids=ids)
 
@@ -101,7 +102,7 @@ def self_collected(
         seeds = [int(generator.integers(2**32)) for generator in generators]
         collected.append(roll_out(envs, policy, seeds, algorithm.device, dataset.standardized))
         context = draw_collected(collected, dataset, context_size, generators, algorithm.device)
-        policy = algorithm.adapt(with_privilege(algorithm, dataset, task_ids, context))
+        policy = algorithm.adapt(with_knowledge(algorithm, dataset, task_ids, context))
     envs.close()
     return policy
 

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader
 
+from omrlbench.algorithms.algorithm import ALLOWANCES
 from omrlbench.claims import BUDGET, CLAIMS, Claim, Side, Verdict, cell_folder, judge_claims, measured
+from omrlbench.config import allowance_of
 from omrlbench.leaderboard import (
     NONE,
     REFERENCE_ROWS,
@@ -148,6 +150,7 @@ def run_facts(run: RunRecord, cell: Cell, results_dir: Path) -> RunFacts:
     facts = {
         "record": path,
         "dataset": f"{config['level']} level, {config['behavior']} behaviour policies, {dataset['state']}",
+        "saw of a test task": ALLOWANCES[allowance_of(config)],
         "dataset recipe": dataset["recipe"],
         "dataset content": dataset["content"],
         "commit": "made outside a clone" if git is None else git["commit"] + ", with local changes" * git["dirty"],

@@ -1,14 +1,15 @@
 """The leaderboard: BENCHMARKS.md and results/leaderboard.csv as a pure function of the records of a results folder.
 
 `leaderboard` finds the runs that the suite promises, `texts` writes them up. Rows are methods, columns
-meta-environments; a cell holds the runs of one fingerprint, so revisions are never mixed.
+meta-environments; a cell holds the runs of one fingerprint, so revisions are never mixed. Methods that may see
+different things of a test task are never in one table: every allowance has a suite of its own.
 """
 
 import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +22,7 @@ from omrlbench.claims import BUDGET, CLAIMS, judge_claims
 from omrlbench.config import RunConfig
 from omrlbench.data.identity import PINNED
 from omrlbench.envs.registry import get_meta_env
+from omrlbench.errors import BenchError
 from omrlbench.published import published
 from omrlbench.record import RunRecord
 from omrlbench.stats import (
@@ -39,9 +41,12 @@ from omrlbench.training import HEADLINE_PROTOCOL
 from omrlbench.verification import Results
 
 SUITE = "core"
-REFERENCE_ROWS = ("bc", "no_context", "oracle_task", "random_policy", "do_nothing", "expert_policy")
+SUITES = {"context": SUITE, "dataset": "single_task"}  # of each allowance
+UNTRAINED = ("random_policy", "do_nothing", "expert_policy")  # learn from no data, so they stand in every ranking
+REFERENCE_ROWS = ("bc", "no_context", "oracle_task", "single_task_bc", *UNTRAINED)
 NO_CONTEXT_LIMIT = 0.9  # a score without context that leaves next to nothing for adaptation
 NONE = "–"
+OWN_SECTIONS = ("suite", "progress", "per_environment", "everywhere", "cost", "holes")  # of the second ranking
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """`cells` by (column, method), complete or not; a column is a (meta-environment, level)."""
+    """`cells` of `suite` by (column, method), complete or not; a column is a (meta-environment, level)."""
 
     cells: dict[tuple[tuple[str, str], str], Cell]
     results: Results
+    suite: str = SUITE
 
     @cached_property
     def columns(self) -> list[tuple[str, str]]:
@@ -145,6 +151,7 @@ class Leaderboard:
 
 
 def leaderboard(results: Results, suite: str = SUITE) -> Leaderboard:
+    """Raises BenchError for a suite that would rank methods of different allowances."""
     seeds: dict[tuple[tuple[str, str], str], list[RunConfig]] = {}
     for _, config in suite_cells(suite):
         seeds.setdefault(((config.env, config.level), config.algo), []).append(config)
@@ -152,7 +159,20 @@ def leaderboard(results: Results, suite: str = SUITE) -> Leaderboard:
     for key, configs in seeds.items():
         runs = results.runs.get(configs[0].record_path("").parent, {})
         cells[key] = Cell(configs[0], tuple(config.seed for config in configs), dict(sorted(runs.items())))
-    return Leaderboard(cells, results)
+    allowances = sorted({cell.config.allowance for (_, method), cell in cells.items() if method not in UNTRAINED})
+    if len(allowances) > 1:
+        raise BenchError(f"suite {suite} ranks allowances {' and '.join(allowances)} together, give each its own suite")
+    return Leaderboard(cells, results, suite)
+
+
+def on_own_data(board: Leaderboard) -> Leaderboard:
+    """The ranking, over the same results, of the methods that learn from the test tasks' datasets."""
+    return leaderboard(board.results, SUITES["dataset"])
+
+
+def everything(board: Leaderboard) -> Leaderboard:
+    """The cells of all suites; its methods are not to be ranked together."""
+    return replace(board, cells=board.cells | on_own_data(board).cells)
 
 
 def held_out(env: str) -> bool:
@@ -168,7 +188,7 @@ def texts(board: Leaderboard) -> dict[str, str]:
 def document(board: Leaderboard, **instead: str) -> str:
     """The text of BENCHMARKS.md; `instead` has other texts for sections of its template."""
     sections: dict[str, Callable[[Leaderboard], str]] = {
-        "suite": lambda _: SUITE,
+        "suite": lambda board: board.suite,
         "budget": lambda board: board.budget,
         "progress": progress,
         "per_environment": per_environment,
@@ -179,12 +199,13 @@ def document(board: Leaderboard, **instead: str) -> str:
         "protocols": protocol_tables,
         "published": beside_published,
         "cost": cost,
-        "provenance": provenance,
         "holes": holes,
-        "unused": unused,
     }
-    template = Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text())
-    return template.substitute({name: instead.get(name) or write(board) for name, write in sections.items()})
+    own = on_own_data(board)
+    written = {f"own_{name}": sections[name](own) for name in OWN_SECTIONS}
+    written |= {"provenance": provenance(everything(board)), "unused": unused(everything(board))}
+    written |= {name: instead.get(name) or write(board) for name, write in sections.items()}
+    return Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text()).substitute(written)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -432,7 +453,8 @@ def unused(board: Leaderboard) -> str:
     sections = []
     used = sum(len(cell.runs) for cell in board.cells.values())
     others = sum(map(len, board.results.runs.values())) - used
-    sections.append(f"{others} records are of cells that the suite `{SUITE}` does not have.")
+    suites = " and ".join(f"`{suite}`" for suite in SUITES.values())
+    sections.append(f"{others} records are of cells that the suites {suites} do not have.")
     if board.results.stale:
         sections.append("Stale, made by another revision or with other values than the installed code has:")
         sections.append(table(["record", "why"], reasons(board.results.stale)))
@@ -451,15 +473,15 @@ def reasons(found: Mapping[Path, str]) -> list[list[str]]:
 
 
 def table_csv(board: Leaderboard) -> str:
-    """One row per cell of the suite; scores in the order of the seeds, separated by spaces."""
+    """One row per cell of all suites; scores in the order of the seeds, separated by spaces."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    header = ("meta_environment", "level", "method", "budget", "fingerprint", "promised", "n", "diverged")
+    header = ("meta_environment", "level", "method", "allowance", "budget", "fingerprint", "promised", "n", "diverged")
     header += ("mean", "low", "high", "seeds", "scores", "pinned_data", "local_changes")
     writer.writerow([*header, "wall_seconds", "updates_per_second", "parameters"])
-    for ((env, level), method), cell in board.cells.items():
+    for ((env, level), method), cell in everything(board).cells.items():
         estimate = cell.estimate
-        row = [env, level, method, cell.config.budget, cell.config.fingerprint]
+        row = [env, level, method, cell.config.allowance, cell.config.budget, cell.config.fingerprint]
         row += [len(cell.promised), len(cell.runs), cell.diverged]
         row += map(_csv, (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None))
         row += [" ".join(map(str, cell.runs)), " ".join(map(_csv, cell.scores.values()))]

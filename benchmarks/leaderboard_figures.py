@@ -19,14 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from omrlbench.envs.registry import get_meta_env
-from omrlbench.leaderboard import SUITE, Cell, Leaderboard
+from omrlbench.leaderboard import UNTRAINED, Cell, Leaderboard
 from omrlbench.record import write_atomic
 from omrlbench.stats import Estimate, mean_interval, performance_profile, probability_of_improvement
-from omrlbench.training import evaluation_steps
+from omrlbench.training import curve_split, evaluation_steps
 
 REFERENCE = "focal"  # what others are compared with
 THRESHOLDS = np.linspace(-0.1, 1.1, 121)
-UNTRAINED = ("random_policy", "do_nothing", "expert_policy")  # have a level, no curve
 INCOMPLETE = "no method has a seed in each of these yet"
 COLUMNS = 4  # panels side by side
 PIXELS_PER_INCH = 110
@@ -136,14 +135,14 @@ def curves(board: Leaderboard) -> Figure:
             if not cell.runs:
                 continue
             steps, estimates = curve(cell)
-            if method in UNTRAINED:
+            if method in UNTRAINED:  # have a level, no curve
                 style = STYLES[method]
                 shown[method] = axes.axhline(estimates[-1].value, color=style.colour, linestyle=style.line)
                 continue
             shown[method] = line(axes, method, steps, estimates, markevery=0.2)
             if method == REFERENCE:
                 band(axes, method, steps, estimates)
-        split = "validation" if get_meta_env(column[0]).tasks.splits["validation"] else "train"
+        split = curve_split(get_meta_env(column[0]).tasks)
         axes.set_title(f"{axes.get_title()}\n{split} tasks", fontsize=9)
         axes.set_ylim(-0.15, 1.15)
     for axes in panels[::COLUMNS]:
@@ -303,6 +302,8 @@ def numbers(sizes: Iterable[int]) -> str:
 def finish(figure: Figure, board: Leaderboard, title: str, about: str) -> None:
     """Title, and below the panels what the figure is of."""
     seeds = sorted({seed for cell in board.cells.values() for seed in cell.runs})
-    of = f"suite {SUITE}, {board.budget} budget, offline context, seeds {', '.join(map(str, seeds)) or 'none yet'}"
+    of = (
+        f"suite {board.suite}, {board.budget} budget, offline context, seeds {', '.join(map(str, seeds)) or 'none yet'}"
+    )
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(fill(f"{of}; {about}", int(12.5 * figure.get_figwidth())), fontsize=8, color="0.3")

@@ -1,10 +1,11 @@
 """Measured results in the pages about methods: a table between two marks, which `bench report` keeps up to date."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from omrlbench.errors import BenchError
-from omrlbench.leaderboard import Leaderboard, per_environment
+from omrlbench.leaderboard import Leaderboard, on_own_data, per_environment
 
 MARKED = re.compile(r"(<!-- scores of ([\w, ]+) -->\n)(?:.*?\n)?(<!-- end of scores -->)", re.DOTALL)
 
@@ -12,16 +13,22 @@ MARKED = re.compile(r"(<!-- scores of ([\w, ]+) -->\n)(?:.*?\n)?(<!-- end of sco
 def method_pages(board: Leaderboard, out: Path) -> dict[str, str]:
     """The pages below `out`/docs/algorithms that have marks, with the tables of `board`: path below `out` -> text.
 
-    Raises BenchError, naming the page, where marks name a method that the leaderboard does not have.
+    Raises BenchError, naming the page, where marks name methods that no leaderboard has, or none together.
     """
-    pages = {}
+    pages, boards = {}, [board, on_own_data(board)]
     for path in sorted((out / "docs" / "algorithms").glob("*.md")):
         text = path.read_text()
-        unknown = {name for _, names, _ in MARKED.findall(text) for name in names.split(", ")} - {*board.methods}
-        if unknown:
-            raise BenchError(f"{path} asks for the scores of {', '.join(sorted(unknown))}, no row of the leaderboard")
         if MARKED.search(text):
             pages[str(path.relative_to(out))] = MARKED.sub(
-                lambda found: f"{found[1]}\n{per_environment(board, found[2].split(', '))}\n\n{found[3]}", text
+                lambda found, path=path: f"{found[1]}\n{scores(boards, found[2].split(', '), path)}\n\n{found[3]}", text
             )
     return pages
+
+
+def scores(boards: Sequence[Leaderboard], methods: Sequence[str], path: Path) -> str:
+    """The table of `methods` in the ranking that has them all."""
+    for board in boards:
+        if set(methods) <= set(board.methods):
+            return per_environment(board, methods)
+    unknown = set(methods).difference(*(board.methods for board in boards)) or methods
+    raise BenchError(f"{path} asks for the scores of {', '.join(sorted(unknown))}, no row of one leaderboard")

@@ -22,9 +22,10 @@ from omrlbench.record import (
     read_record,
     write_record,
 )
+from omrlbench.registry import meta_env
 from omrlbench.repetition import recorded_config
 from omrlbench.run_data import contexts_of, data_identity, load_own
-from omrlbench.training import as_plain, make_algorithm
+from omrlbench.training import as_plain, evaluated_tasks, make_algorithm
 from omrlbench.weights import restore_weights
 
 
@@ -116,6 +117,9 @@ def _check(config: RunConfig, request: Request, split: str, level: str) -> None:
     ):
         if given not in allowed:
             raise unknown(kind, given, allowed)
+    tasks = meta_env(config.env).tasks
+    if config.allowance == "dataset" and not set(tasks.splits[split]) <= set(evaluated_tasks(config, tasks)):
+        raise BenchError(f"{config.algo} did not learn from the {split} tasks: give --eval-split {config.eval_split}")
     if request.protocol == "online" and request.level is not None:
         raise BenchError("online contexts are collected by the method, they have no --context-level")
 

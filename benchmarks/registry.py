@@ -25,6 +25,10 @@ ALGORITHMS: dict[str, str] = {
     "contextual_bcq": "omrlbench.algorithms.contextual_bcq:ContextualBCQ",
     "mbml": "omrlbench.algorithms.mbml:MBML",
     "smac_offline": "omrlbench.algorithms.smac:SMACOffline",
+    "single_task_bcq": "omrlbench.algorithms.single_task_bcq:SingleTaskBCQ",
+    "single_task_brac": "omrlbench.algorithms.single_task_brac:SingleTaskBRAC",
+    "single_task_td3_bc": "omrlbench.algorithms.single_task_td3_bc:SingleTaskTD3BC",
+    "single_task_iql": "omrlbench.algorithms.single_task_iql:SingleTaskIQL",
     "bc": "omrlbench.algorithms.bc:BehaviorCloning",
     "no_context": "omrlbench.algorithms.no_context:NoContext",
     "oracle_task": "omrlbench.algorithms.oracle_task:OracleTask",
@@ -39,6 +43,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> method, and the v
     "focal_repel": ("focal", {"metric_attraction": False}),
     "focal_probabilistic": ("focal", {"encoder": "gaussian"}),
     "focal_coupled": ("focal", {"coupled_gradients": True}),
+    "single_task_bc": ("single_task_td3_bc", {"alpha": 0.0}),
 }
 
 

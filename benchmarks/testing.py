@@ -25,21 +25,28 @@ PROBLEM = Problem(observation_dim=3, action_dim=2, task_dim=2, n_train_tasks=6)
 SMALL = {"meta_batch": 4, "batch_size": 8, "context_size": 5}
 UPDATES = 4
 EVALUATED_TASKS = 5
+EVALUATED = (1, 3, 4, 6, 8)  # numbers of tasks whose datasets a method learns from
 ADVICE = "call context.check_finite()"
 
 
 def random_context(
     problem: Problem, tasks: int, size: int, seed: int = 0, *, privileged: bool = False, device: str = "cpu"
 ) -> Context:
-    """`size` random transitions of each of `tasks` tasks, with the tasks themselves for privileged methods."""
+    """`size` random transitions of each of `tasks` tasks, with the tasks themselves for privileged methods, and their
+    numbers for those that learn from the datasets of `problem.evaluated_tasks`.
+    """
     g = torch.Generator().manual_seed(seed)
     observations, next_observations = torch.randn(2, tasks, size, problem.observation_dim, generator=g).to(device)
     actions = (torch.rand(tasks, size, problem.action_dim, generator=g) * 2 - 1).to(device)
     context = Context(observations, actions, torch.randn(tasks, size, generator=g).to(device), next_observations)
+    if problem.evaluated_tasks:
+        known = torch.tensor(problem.evaluated_tasks)
+        context = replace(context, task_ids=known[torch.arange(tasks) % len(known)])
     if not privileged:
         return context
     parameters = torch.randn(tasks, problem.task_dim, generator=g).to(device)
-    return replace(context, task_parameters=parameters, task_ids=torch.arange(tasks) % problem.n_train_tasks)
+    ids = torch.arange(tasks) % problem.n_train_tasks if context.task_ids is None else context.task_ids
+    return replace(context, task_parameters=parameters, task_ids=ids)
 
 
 def random_batch(algorithm: Algorithm, seed: int = 0, terminated: float = 0.0) -> MetaBatch:
@@ -47,10 +54,11 @@ def random_batch(algorithm: Algorithm, seed: int = 0, terminated: float = 0.0) -
     problem, device = algorithm.problem, algorithm.device
     g = torch.Generator().manual_seed(seed)
     tasks, size = algorithm.tasks_per_batch, algorithm.transitions_per_task
+    own = len(problem.evaluated_tasks) if algorithm.learns_from == "evaluated" else 0
     contexts = [random_context(problem, tasks, algorithm.context_per_task, seed + k, device=device) for k in (1, 2)]
     observations, next_observations = torch.randn(2, tasks, size, problem.observation_dim, generator=g).to(device)
     return MetaBatch(
-        tasks=torch.randperm(problem.n_train_tasks, generator=g)[:tasks],
+        tasks=torch.randperm(own or problem.n_train_tasks, generator=g)[:tasks],
         observations=observations,
         actions=(torch.rand(tasks, size, problem.action_dim, generator=g) * 2 - 1).to(device),
         rewards=torch.randn(tasks, size, generator=g).to(device),
@@ -72,9 +80,12 @@ def check_algorithm(
     alone, refuses NaN, takes one task or many and contexts of one transition, and does not depend on the order of
     transitions (unless `order_invariant` is False); actions are finite, within [-1, 1], and of one task the same
     whatever tasks are beside it (unless `deterministic` is False); `prior`, where there is one, acts without a context;
-    a learner that is given no more than what another one exports acts as that one does.
+    a learner that is given no more than what another one exports acts as that one does; evaluated tasks are learned
+    from with the allowance "dataset" alone.
     """
     config = config or method.Config(**SMALL)
+    if method.allowance == "dataset" and not problem.evaluated_tasks:
+        problem = replace(problem, evaluated_tasks=EVALUATED)
 
     def fresh(seed: int = 0) -> Algorithm:
         torch.manual_seed(seed)
@@ -94,6 +105,8 @@ def _updates(algorithm: Algorithm, first: int = 0, last: int | None = None) -> I
     steps = [(stage, k) for stage in (*algorithm.stages, LAST_STAGE) for k in range(UPDATES)]
     for stage, k in steps[first:last]:
         algorithm.stage = stage
+        allowed = algorithm.learns_from == "train" or algorithm.allowance == "dataset"
+        assert allowed, f'learns_from: stage {stage} wants evaluated tasks, set allowance = "dataset"'
         yield algorithm.update(random_batch(algorithm, seed=k))
 
 

@@ -20,6 +20,7 @@ from omrlbench.algorithms.algorithm import LAST_STAGE, Algorithm, Problem
 from omrlbench.config import RunConfig
 from omrlbench.data.dataset import MetaBatchSampler, MultiTaskDataset
 from omrlbench.diagnostics import embedding_diagnostics
+from omrlbench.envs.tasks import TaskSet
 from omrlbench.errors import BenchError, Diverged, Interrupted
 from omrlbench.evaluation import (
     PROTOCOLS,
@@ -292,7 +293,7 @@ class TrainingRun:
         What is measured there goes to the record only.
         """
         training = self.config.training
-        split = "validation" if self.dataset.spec.tasks.splits["validation"] else "train"
+        split = curve_split(self.dataset.spec.tasks)
         index = len(self.curve)
         point = self.evaluation(split, training.eval_episodes, index)
         finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
@@ -413,7 +414,7 @@ class TrainingRun:
 
 def make_algorithm(config: RunConfig, dataset: MultiTaskDataset) -> Algorithm:
     seed = int(seed_sequence(config.seed, Stream.LEARNER).generate_state(1)[0])
-    tasks = meta_env(config.env).tasks
+    tasks, method = meta_env(config.env).tasks, algorithm_class(config.algo)
     problem = Problem(
         observation_dim=dataset.observations.shape[1],
         action_dim=dataset.actions.shape[1],
@@ -422,15 +423,22 @@ def make_algorithm(config: RunConfig, dataset: MultiTaskDataset) -> Algorithm:
         env=config.env,
         observation_mean=dataset.observation_mean,
         observation_scale=dataset.observation_scale,
+        evaluated_tasks=evaluated_tasks(config, dataset.spec.tasks) if method.allowance == "dataset" else (),
     )
     torch.manual_seed(seed)
-    return algorithm_class(config.algo)(problem, config.algorithm, seed, config.training.device)
+    return method(problem, config.algorithm, seed, config.training.device)
 
 
 def make_sampler(
     config: RunConfig, dataset: MultiTaskDataset, algorithm: Algorithm, batches: np.random.Generator
 ) -> MetaBatchSampler:
-    """What draws the meta-batches that `algorithm` asks for in its stage, from the stream `batches`."""
+    """What draws the meta-batches that `algorithm` asks for in its stage, from the stream `batches`.
+
+    Raises TypeError for one that asks for data of the evaluated tasks without that allowance.
+    """
+    evaluated = algorithm.learns_from == "evaluated"
+    if evaluated and algorithm.allowance != "dataset":
+        raise TypeError(f'{type(algorithm).__name__} learns from evaluated tasks: set allowance = "dataset"')
     sampler = MetaBatchSampler(
         dataset,
         rl_reward=config.training.rl_reward,
@@ -439,10 +447,21 @@ def make_sampler(
         context_size=algorithm.context_per_task,
         privileged=algorithm.privileged,
         generator=batches,
+        task_ids=algorithm.problem.evaluated_tasks if evaluated else None,
     )
     if sampler.task_parameters is not None:
         sampler.task_parameters = sampler.task_parameters.to(config.training.device)
     return sampler
+
+
+def curve_split(tasks: TaskSet) -> str:
+    """The split that points of the curve are measured on."""
+    return "validation" if tasks.splits["validation"] else "train"
+
+
+def evaluated_tasks(config: RunConfig, tasks: TaskSet) -> tuple[int, ...]:
+    """The tasks of the curve and those of the final evaluations."""
+    return tuple(sorted({*tasks.splits[curve_split(tasks)], *tasks.splits[config.eval_split]}))
 
 
 def evaluation_steps(steps: int, interval: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from omrlbench.config import RunConfig, check_installed, resolve
+from omrlbench.config import RunConfig, allowance_of, check_installed, resolve
 from omrlbench.data.identity import PINNED, dataset_id, pins
 from omrlbench.envs.references import normalized_score
 from omrlbench.envs.registry import MetaEnvSpec, get_meta_env
@@ -118,10 +118,12 @@ def _check_place(config: dict[str, Any], place: Path) -> None:
 def _check_fingerprint(config: dict[str, Any]) -> None:
     """Where it can be told: a field or default of another revision of the method is unknown here."""
     try:
-        if algorithm_class(config["algo"]).revision != config["revisions"]["algorithm"]:
-            return
+        method = algorithm_class(config["algo"])
     except BenchError:
         return
+    if method.revision != config["revisions"]["algorithm"]:
+        return
+    _require(allowance_of(config) == method.allowance, f"its method's allowance is {method.allowance}")
     _require(RunConfig.from_dict(config).fingerprint == config["fingerprint"], "its config has another fingerprint")
 
 

@@ -119,11 +119,11 @@ def partial_spec(spec: MetaEnvSpec, with_data: Iterable[int]) -> PartialSpec:
 
 
 class MetaBatchSampler:
-    """Draws meta-batches of distinct training tasks; `generator` is the only state.
+    """Draws meta-batches of distinct tasks, by default of the training tasks; `generator` is the only state.
 
     `rl_reward`, a kind in `spec.rewards`, selects the learner's reward; contexts always hold the environment's own.
-    Raises BenchError for another kind, and ValueError if `meta_batch` exceeds the number of training tasks, since tasks
-    in a batch are distinct.
+    Raises BenchError for another kind, and ValueError if `meta_batch` exceeds the number of tasks, since those in a
+    batch are distinct.
     """
 
     def __init__(
@@ -135,12 +135,13 @@ class MetaBatchSampler:
         context_size: int,
         privileged: bool,
         generator: np.random.Generator,
+        task_ids: Sequence[int] | None = None,
     ):
         self.dataset, self.generator = dataset, generator
         self.transitions, self.context_size = transitions, context_size
-        self.train_tasks = np.array(dataset.spec.tasks.splits["train"])
-        if meta_batch > len(self.train_tasks):
-            raise ValueError(f"meta_batch {meta_batch} exceeds the {len(self.train_tasks)} training tasks")
+        self.task_ids = np.array(dataset.spec.tasks.splits["train"] if task_ids is None else task_ids)
+        if meta_batch > len(self.task_ids):
+            raise ValueError(f"meta_batch {meta_batch} exceeds the {len(self.task_ids)} tasks to draw from")
         self.meta_batch = meta_batch
         if rl_reward not in dataset.rewards:
             raise unknown(f"rl_reward of {dataset.spec.name}", rl_reward, dataset.rewards)
@@ -148,8 +149,8 @@ class MetaBatchSampler:
         self.task_parameters = standardised_parameters(dataset.spec.tasks) if privileged else None
 
     def sample(self) -> MetaBatch:
-        positions = self.generator.choice(len(self.train_tasks), self.meta_batch, replace=False)
-        tasks = self.train_tasks[positions]
+        positions = self.generator.choice(len(self.task_ids), self.meta_batch, replace=False)
+        tasks = self.task_ids[positions]
         counts = (self.transitions, self.context_size, self.context_size)
         rows, *context_rows = self.dataset.draw_rows(tasks, sum(counts), self.generator).split(counts, dim=1)
         data = self.dataset

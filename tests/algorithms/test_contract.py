@@ -37,6 +37,10 @@ class Forgetful(BehaviorCloning):
             self.idle = torch.nn.Linear(2, 2)
             self.idle_optimizer = torch.optim.Adam(self.idle.parameters())
 
+    @property
+    def learns_from(self):
+        return "evaluated" if self.fault == "curious" else "train"
+
     def update(self, batch):
         metrics = super().update(batch)
         if self.fault == "unseeded":
@@ -75,6 +79,7 @@ class Forgetful(BehaviorCloning):
         ("ordered", "depends on the order of transitions"),
         ("mixes tasks", "depend on the tasks beside it"),
         ("unbounded", r"not within \[-1, 1\]"),
+        ("curious", 'learns_from: stage train wants evaluated tasks, set allowance = "dataset"'),
         ("keeps codes", "exported: what it gives is not all that adapt and prior need"),
     ],
 )

@@ -54,6 +54,13 @@ def test_input_gradient_equals_double_backward():
     torch.testing.assert_close(actual, expected)
 
 
+def test_input_gradient_of_an_ensemble_is_that_of_each_member():
+    ensemble = ensemble_mlp(3, 6, (16, 16), 1)
+    inputs = torch.randn(3, 50, 6, requires_grad=True)
+    (expected,) = torch.autograd.grad(nn.Sequential(*ensemble)(inputs).sum(), inputs)
+    torch.testing.assert_close(input_gradient(ensemble, inputs.detach(), slice(2, 4)), expected[..., 2:4])
+
+
 def test_squashed_density_integrates_to_one_and_matches_torch():
     mean, log_std, noise = torch.tensor([[0.3]]), torch.tensor([[-0.5]]), torch.tensor([[0.8]])
     action, log_pi = squash(mean, log_std, noise)

@@ -137,3 +137,15 @@ def test_several_meta_environments_decide_together():
     few = Estimate(0.5, None, None, (3, 3))
     clear = Comparison("together", few, few, probability_of_improvement([[1.0, 1]] * 3, [[0.0, 0]] * 3), 2 / 400)
     assert decide(clear, 2) == "better" and decide(clear, 1) == "undecided" and decide(None, 2) == "undecided"
+
+
+def test_sides_that_see_different_things_of_a_test_task_are_said_to(real, runs, tmp_path, data_dir):
+    config = resolve(ENV, "single_task_iql", budget="smoke", overrides=["steps=3", "eval_interval=1"])
+    record = training.run(config, results_dir=tmp_path / "own", data_dir=data_dir)
+    other = runs("do_nothing", [0.5])
+    path = config.record_path(tmp_path / "own")
+    assert record.config["allowance"] == "dataset"
+    remarks = compare(str(path), str(other), [], "smoke").remarks
+    wanted = f"of an evaluated task {path} sees its whole dataset, from which it learns, {other} a context of it"
+    assert wanted in remarks
+    assert not any("sees" in remark for remark in compare(str(other), str(other), [], "smoke").remarks)

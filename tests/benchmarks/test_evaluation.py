@@ -111,6 +111,22 @@ def test_contexts_come_from_the_episode_s_own_task(dataset, probe):
         assert found.all()
 
 
+class Learner(Probe):
+    """Learned from the datasets of the evaluated tasks."""
+
+    allowance = "dataset"
+
+
+def test_a_method_knows_which_tasks_a_context_is_of_only_if_it_learned_from_their_data(dataset, probe):
+    learner = Learner(Problem(2, 2, 2, 80), AlgorithmConfig(), 0)
+    for algorithm in (probe, learner):
+        evaluate(algorithm, dataset, "test", 2, seed=0, evaluation_index=0, context_size=16)
+    assert probe.context.task_ids is None and probe.context.task_parameters is None
+    assert learner.context.task_ids.tolist() == np.repeat(dataset.spec.tasks.splits["test"], 2).tolist()
+    assert learner.context.task_parameters is None
+    assert torch.equal(learner.context.observations, probe.context.observations)
+
+
 def test_a_context_depends_on_seed_evaluation_task_and_episode_only(dataset, probe):
     def observations(data, episodes=3, seed=0, evaluation_index=0):
         evaluate(probe, data, "test", episodes, seed, evaluation_index, context_size=16)

@@ -13,11 +13,13 @@ from PIL import Image
 from omrlbench import training
 from omrlbench.cli import main
 from omrlbench.config import resolve
+from omrlbench.errors import BenchError
 from omrlbench.evaluation import PROTOCOLS
-from omrlbench.leaderboard import Cell, Leaderboard, beside_published, leaderboard, texts
+from omrlbench.leaderboard import SUITES, UNTRAINED, Cell, Leaderboard, beside_published, leaderboard, texts
 from omrlbench.leaderboard_figures import STYLES, curve, draw_all
 from omrlbench.published import Published, published
 from omrlbench.record import read_record, write_record
+from omrlbench.registry import algorithm_class
 from omrlbench.suite import suite_cells
 from omrlbench.verification import Results, read_results
 
@@ -194,7 +196,7 @@ def test_local_changes_and_unpinned_data_are_labelled(runs):
 
 def test_runs_of_no_cell_of_the_suite_are_counted_only(runs, data_dir):
     training.run(resolve(ENV, "do_nothing", budget="smoke"), results_dir=runs, data_dir=data_dir)
-    assert "1 records are of cells that the suite `core` does not have" in report(runs)[0]
+    assert "1 records are of cells that the suites `core` and `single_task` do not have" in report(runs)[0]
 
 
 def test_a_missing_folder_is_an_error(tmp_path, capsys):
@@ -283,3 +285,37 @@ def test_every_published_number_is_of_a_cell_of_the_suite():
     cells = {(config.env, config.algo) for _, config in suite_cells("core")}
     assert published() and {(row.env, row.method) for row in published()} <= cells
     assert {row.protocol for row in published()} <= PROTOCOLS.keys()
+
+
+def test_methods_that_see_different_things_of_a_test_task_are_never_ranked_together(runs, monkeypatch):
+    results = read_results(runs)
+    boards = {suite: leaderboard(results, suite) for suite in SUITES.values()}
+    for allowance, suite in SUITES.items():
+        ranked = set(boards[suite].methods) - set(UNTRAINED)
+        assert ranked and {algorithm_class(method).allowance for method in ranked} == {allowance}
+    cells = [*suite_cells("core"), *suite_cells("single_task")]
+    monkeypatch.setattr("omrlbench.leaderboard.suite_cells", lambda suite: cells)
+    with pytest.raises(BenchError, match="^suite core ranks allowances context and dataset together, give each"):
+        leaderboard(results)
+
+
+def test_the_second_ranking_has_its_own_tables_and_the_csv_both(runs):
+    text, rows = report(runs)
+    first, second = text.split("## Trained on the test task's own data")
+    second, _ = second.split("## Claims")
+    table_rows = [line.split("|")[1].strip(" *") for line in second.splitlines() if line.startswith("| ")]
+    assert {"single_task_brac", "single_task_bc", "do_nothing"} <= set(table_rows) and "focal" not in table_rows
+    assert "| single_task" not in first and "| *single_task" not in first
+    assert "The suite `single_task`: 4 of 120 runs are there." in second
+    assert rows["single_task_iql"]["allowance"] == "dataset" and rows["focal"]["allowance"] == "context"
+    lines = texts(leaderboard(read_results(runs)))["results/leaderboard.csv"].splitlines()
+    assert len(lines) == len({tuple(line.split(",")[:3]) for line in lines})  # rows of both suites are there once
+
+
+def test_a_record_that_hides_what_its_method_saw_is_refused(tmp_path, data_dir):
+    config = resolve(ENV, "single_task_iql", budget="smoke", overrides=["steps=3", "eval_interval=1"])
+    training.run(config, results_dir=tmp_path, data_dir=data_dir)
+    assert not read_results(tmp_path).refused
+    edit(config.record_path(tmp_path), lambda record: record["config"].pop("allowance"))
+    (reason,) = read_results(tmp_path).refused.values()
+    assert "its method's allowance is dataset" in reason

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omrlbench import config as configuration
-from omrlbench import training
+from omrlbench import reevaluation, training
 from omrlbench.config import resolve
 from omrlbench.data.generate import make_dataset
 from omrlbench.envs.registry import get_meta_env
@@ -42,7 +42,15 @@ def run(algo: str, folder: Path, data_dir: Path, *overrides: str) -> Path:
 
 @pytest.mark.parametrize(
     ("algo", "overrides"),
-    [("tiny", []), ("batch_pearl", []), ("contextual_bcq", []), ("mbml", STAGES), ("bc", []), ("random_policy", [])],
+    [
+        ("tiny", []),
+        ("batch_pearl", []),
+        ("contextual_bcq", []),
+        ("mbml", STAGES),
+        ("bc", []),
+        ("single_task_bcq", []),
+        ("random_policy", []),
+    ],
 )
 def test_every_protocol_gives_what_the_run_itself_measured_at_its_end(tmp_path, data_dir, algo, overrides):
     path = run(algo, tmp_path, data_dir, *overrides)
@@ -121,3 +129,14 @@ def test_a_repetition_of_the_run_removes_evaluations_of_its_earlier_weights(tmp_
     assert target.exists()
     training.run(config, results_dir=tmp_path, data_dir=data_dir, overwrite=True)
     assert not target.exists()
+
+
+def test_tasks_that_a_run_did_not_learn_from_are_refused(tmp_path, monkeypatch):
+    """A run on the validation tasks' own data has no policy of a test task; one on the test tasks' has all."""
+    config = resolve("sparse_point_robot", "single_task_iql", budget="smoke", eval_split="validation")
+    arguments = (Request("online"), "test", config.level)
+    with pytest.raises(BenchError, match="did not learn from the test tasks: give --eval-split validation"):
+        reevaluation._check(config, *arguments)
+    config = resolve("sparse_point_robot", "single_task_iql", budget="smoke")
+    for split in ("test", "validation"):
+        reevaluation._check(config, Request("online"), split, config.level)

@@ -301,3 +301,69 @@ def test_the_curve_falls_back_to_train_tasks_where_there_are_no_validation_tasks
     assert splits[:2] == ["train", "test"] and "one task" in record.result["unmeasured"]["offline_shifted"]
     with pytest.raises(BenchError, match="has no validation tasks"):
         configure(eval_split="validation")
+
+
+OWN = ["steps=20", "eval_interval=10", "checkpoint_interval=6"]
+
+
+def own(**arguments):
+    return resolve(ENV, "single_task_iql", budget="smoke", overrides=OWN, **arguments)
+
+
+def test_an_allowed_method_learns_from_the_evaluated_tasks_and_no_other(data_dir):
+    dataset = load_dataset(ENV, "expert", data_dir=data_dir)
+    splits = dataset.spec.tasks.splits
+    for split in ("test", "validation"):
+        algorithm = training.make_algorithm(own(eval_split=split), dataset)
+        wanted = sorted({*splits["validation"], *splits[split]})
+        assert list(algorithm.problem.evaluated_tasks) == wanted
+        batch = training.make_sampler(own(), dataset, algorithm, np.random.default_rng(0)).sample()
+        assert sorted(batch.tasks.tolist()) == list(range(len(wanted)))
+        for place, rows in zip(batch.tasks.tolist(), batch.observations, strict=True):
+            start, size = dataset.task_start[wanted[place]], dataset.task_size[wanted[place]]
+            logged = dataset.observations[start : start + size]
+            assert (rows[:, None] == logged).all(-1).any(-1).all()
+
+
+def test_where_train_and_test_tasks_are_the_same_they_are_the_evaluated_ones():
+    tasks = get_meta_env("cheetah_fwd_back").tasks
+    assert training.evaluated_tasks(resolve("cheetah_fwd_back", "single_task_iql"), tasks) == (0, 1)
+
+
+def test_without_the_allowance_nothing_is_known_of_the_evaluated_tasks_and_their_data_are_refused(data_dir):
+    from tiny_method import Cloning
+
+    dataset = load_dataset(ENV, "expert", data_dir=data_dir)
+    algorithm = training.make_algorithm(configure(), dataset)
+    assert algorithm.problem.evaluated_tasks == ()
+
+    class Curious(Cloning):
+        learns_from = "evaluated"
+
+    algorithm.__class__ = Curious
+    with pytest.raises(TypeError, match='Curious learns from evaluated tasks: set allowance = "dataset"'):
+        training.make_sampler(configure(), dataset, algorithm, np.random.default_rng(0))
+
+
+def test_a_run_on_own_data_says_what_it_saw_and_resumes_bitwise(tmp_path, data_dir, monkeypatch):
+    whole = training.run(own(), results_dir=tmp_path / "whole", data_dir=data_dir)
+    assert whole.config["allowance"] == "dataset" and whole.result["curve"][0]["embedding"]["train"] is None
+    assert "collects no context" in whole.result["unmeasured"]["online"]
+    offline, shifted = (e["returns"] for e in whole.result["evaluations"][-2:])
+    assert offline == shifted  # contexts say nothing but the task
+    assert "allowance" not in configure().to_dict()
+
+    class Stop:
+        requested = False
+
+    def stop_at(progress):
+        Stop.requested = progress.step >= 10
+
+    dataset = load_dataset(ENV, "expert", data_dir=data_dir)
+    path = own().record_path(tmp_path / "parts")
+    path.parent.mkdir(parents=True)
+    first = training.TrainingRun(own(), {"offline": dataset}, path, [])
+    with pytest.raises(Interrupted):
+        first.train(Stop, stop_at)
+    resumed = training.run(own(), results_dir=tmp_path / "parts", data_dir=data_dir)
+    assert resumed.result == whole.result and len(resumed.execution["sittings"]) == 2
