@@ -132,9 +132,9 @@ def partial_spec(spec: MetaEnvSpec, with_data: Iterable[int]) -> PartialSpec:
 class MetaBatchSampler:
     """Draws meta-batches of distinct tasks, by default the training tasks, from logs or a replay buffer.
 
-    `generator` is the only state. `rl_reward`, a kind in `spec.rewards`, selects the learner's reward; contexts always hold the environment's own.
-    Raises BenchError for another kind, and ValueError if `meta_batch` exceeds the number of tasks, since those in a
-    batch are distinct.
+    `generator` is the only state. `rl_reward`, a kind in `spec.rewards`, selects the learner's reward; contexts always
+    hold the environment's own. Raises BenchError for another kind, and ValueError if `meta_batch` exceeds the number of
+    tasks, since those in a batch are distinct.
     """
 
     def __init__(
