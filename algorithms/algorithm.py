@@ -60,6 +60,24 @@ def require(config: AlgorithmConfig, holds: Callable[[Any], bool], expected: str
 
 
 @dataclass(frozen=True)
+class InteractionConfig(AlgorithmConfig):
+    """What the loop reads of methods that interact, see `Algorithm.experience`; the numbers are PEARL's."""
+
+    initial_episodes: int = 10  # in every training task before the first update, each with z from the prior
+    collection_interval: int = 2000  # updates between two collections
+    collection_tasks: int = 5  # training tasks that a collection visits
+    prior_episodes: int = 2  # of a collection in each of its tasks, with z from the prior
+    posterior_episodes: int = 0  # after those, with z from the posterior, inferred anew before each
+    extra_episodes: int = 3  # after those, with z from the posterior, of which no contexts are drawn
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = ("initial_episodes", "collection_interval", "collection_tasks", "prior_episodes")
+        require(self, lambda value: value >= 1, "at least 1", *counts)
+        require(self, lambda value: value >= 0, "at least 0", "posterior_episodes", "extra_episodes")
+
+
+@dataclass(frozen=True)
 class Context:
     """Transitions that a method adapts from: k for each of n tasks, in no particular order.
 
@@ -94,8 +112,9 @@ class MetaBatch:
     `tasks` (n,) are their positions among those that the method learns from: the training tasks, or
     `Problem.evaluated_tasks` where it says so by `learns_from`.
     `rewards` are the learner's (the suite's `rl_reward` setting) and may differ from those in the contexts.
-    `contexts` are two independent draws per task. `task_parameters` (n, task_dim), standardised, is None unless
-    the method declares itself privileged.
+    `contexts` are two independent draws per task: of a method that interacts, from the latest collection in the task,
+    and if it has logs beside, the second from those. `task_parameters` (n, task_dim), standardised, is None unless the
+    method declares itself privileged.
     """
 
     tasks: Tensor  # (n,)
@@ -121,10 +140,16 @@ class Algorithm(ABC):
 
     Every attribute with a `state_dict`, every tensor, every number and `self.generator` are saved and restored by
     `state_dict` and `load_state_dict`; a method writes no saving code. Noise must come from `self.generator`.
+
+    `experience` says where the transitions of the last stage's batches come from; all other stages learn from logs.
+    With "interaction" the method collects them in the training tasks, by `explore`, and its `Config` is an
+    `InteractionConfig`. With "logs and reward-free interaction" half of each task's transitions are logged ones, and
+    those that it collects come without rewards: what takes their place is its own `label`.
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
     revision: ClassVar[int] = 1  # bumped by whoever changes results
+    experience: ClassVar[Literal["logs", "interaction", "logs and reward-free interaction"]] = "logs"
     privileged: ClassVar[bool] = False  # receives the true task parameters
     allowance: ClassVar[Literal["context", "dataset"]] = "context"  # see ALLOWANCES
     order_invariant: ClassVar[bool] = True  # `adapt` does not depend on the order of a context's transitions
@@ -147,6 +172,11 @@ class Algorithm(ABC):
     def learns_from(self) -> Literal["train", "evaluated"]:
         """Whose data `update` wants in this stage; those of the evaluated tasks take the allowance "dataset"."""
         return "train"
+
+    @property
+    def interacts(self) -> bool:
+        """Whether the method collects transitions in this stage."""
+        return self.experience != "logs" and self.stage == LAST_STAGE
 
     @property
     def tasks_per_batch(self) -> int:
@@ -182,6 +212,22 @@ class Algorithm(ABC):
         Raises NotImplementedError for methods that cannot act without a context.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot act without a context")
+
+    def explore(self, n: int, context: Context | None, generator: torch.Generator) -> Policy:
+        """Policies that collect in n training tasks, stochastic ones: of `context`, if there is one, else of the prior.
+
+        All noise, of actions too, comes from `generator`. Asked only of methods that interact.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not interact")
+
+    def label(
+        self, logged: Context, observations: Tensor, actions: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Rewards (n, b), the learner's and those of contexts, of transitions (n, b, ...) that came without.
+
+        `logged` are contexts from the logs of their tasks. Asked only of methods whose interaction is reward-free.
+        """
+        raise NotImplementedError(f"{type(self).__name__} labels no transitions")
 
     def embed(self, context: Context) -> Tensor | None:
         """The task embedding (n, latent) behind `adapt`, for pictures; None for methods without one."""

@@ -181,9 +181,7 @@ def compare_repetition(source: Path, before: "RunRecord", after: "RunRecord") ->
 @click.argument("records", metavar="RECORD...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--protocol",
-    default="offline",
-    show_default=True,
-    help="Where contexts come from: offline, offline_shifted, online.",
+    help="Where contexts come from: offline, offline_shifted, online.  [default: as the run's score]",
 )
 @click.option("--episodes", type=click.IntRange(1), help="Per task.  [default: as the run]")
 @click.option("--eval-split", "split", help="Tasks: test or validation.  [default: as the run]")
@@ -284,7 +282,7 @@ def print_returns(record: "RunRecord") -> None:
     from omrlbench.plots import PARAMETERS_SHOWN
 
     name, split = record.config["env"], record.config["eval_split"]
-    evaluations = [e for e in record.result["evaluations"] if e["protocol"] == "offline"]
+    evaluations = [e for e in record.result["evaluations"] if e["protocol"] == record.protocol]
     returns = np.mean([e["returns"] for e in evaluations], axis=(0, 2))
     tasks = get_meta_env(name).tasks
     shown = len(tasks.parameter_names) if len(tasks.parameter_names) <= PARAMETERS_SHOWN else 0

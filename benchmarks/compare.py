@@ -106,6 +106,9 @@ def check_comparable(column: str, a: Runs, b: Runs) -> list[str]:
         revisions = sorted({record.config["revisions"][what] for record in records})
         if len(revisions) > 1:
             raise BenchError(f"{column}: revisions {revisions[0]} and {revisions[-1]} of the {what} cannot be compared")
+    protocols = sorted({record.protocol for record in records} - {None})
+    if len(protocols) > 1:
+        raise BenchError(f"{column}: scores under the protocols {' and '.join(protocols)} cannot be compared")
     recipes = {record.config["dataset"]["recipe"] for record in records}
     budgets = sorted({record.config["budget"] for record in records})
     diverged = sum(record.status == "diverged" for record in records)

@@ -172,7 +172,7 @@ def resolve(
     values.update(f"environment {env}", values.known_to_method(spec.learner_defaults))
     values.update(f"{algo} on {env}", method.environment_values.get(env, {}))
     values.update(algo, variant_values(algo))
-    for source, training, algorithm in _budget_layers(budget, env):
+    for source, training, algorithm in _budget_layers(budget, env, algo):
         values.update(source, training)
         values.update(source, values.known_to_method(algorithm))
     values.update(algo, method.training_values)
@@ -369,12 +369,13 @@ def _yaml(path: Any) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
 
 
-def _budget_layers(budget: str, env: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """(source, training values, algorithm values) of the budget, then of its section for `env`."""
+def _budget_layers(budget: str, env: str, algo: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """(source, training values, algorithm values) of the budget, then of its sections for `env` and for `algo`."""
     _check("budget", budget, budget_names())
     table = _yaml(_budgets() / f"{budget}.yaml")
     layers = [
         (f"budget {budget}", table),
         (f"budget {budget} on {env}", table.get("environments", {}).get(env, {})),
+        (f"budget {budget} of {algo}", table.get("methods", {}).get(algo, {})),
     ]
     return [(source, part.get("training", {}), part.get("algorithm", {})) for source, part in layers]

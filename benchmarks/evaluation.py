@@ -27,6 +27,7 @@ class Stream(IntEnum):
     EVALUATION_CONTEXT = 2
     EVALUATION_RESET = 3
     EMBEDDING = 4
+    INTERACTION = 5
 
 
 def seed_sequence(seed: int, stream: Stream, *keys: int) -> np.random.SeedSequence:
@@ -145,9 +146,14 @@ def draw_collected(
     return Context(
         dataset.standardized(drawn([episode.observations[:, :-1] for episode in episodes])),
         drawn([episode.actions for episode in episodes]),
-        drawn([episode.rewards for episode in episodes]),
+        drawn([episode.rewards[dataset.spec.reward] for episode in episodes]),
         dataset.standardized(drawn([episode.observations[:, 1:] for episode in episodes])),
     )
+
+
+def headline_protocol(method: type[Algorithm]) -> str:
+    """Under which the runs of `method` are scored: what interacts in training collects its contexts at test too."""
+    return "offline" if method.experience == "logs" else "online"
 
 
 PROTOCOLS = {  # how each makes the policy of `task_ids`, one entry per episode; `dataset` has the logs
@@ -206,15 +212,16 @@ class Rollout:
     """One episode in each of n environments.
 
     returns (n,) float64; float32 observations (n, horizon + 1, observation_dim), which repeat the last one after an
-    episode's end, actions (n, horizon, action_dim) and rewards (n, horizon); running (n, horizon) marks the steps
-    before the end.
+    episode's end, actions (n, horizon, action_dim), and by kind rewards (n, horizon); running (n, horizon) marks the
+    steps before the end, terminated (n, horizon) those that really ended an episode.
     """
 
     returns: np.ndarray
     observations: np.ndarray
     actions: np.ndarray
-    rewards: np.ndarray
+    rewards: dict[str, np.ndarray]
     running: np.ndarray
+    terminated: np.ndarray
 
 
 def roll_out(
@@ -231,17 +238,22 @@ def roll_out(
     """
     observations, _ = envs.reset(seed=seeds)
     seen, steps = [observations], []
+    earned: dict[str, list[np.ndarray]] = {kind: [] for kind in envs.meta_env.rewards}
     returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
     for _ in range(envs.meta_env.horizon):
         actions = policy.act(standardized(torch.as_tensor(observations, device=device))).cpu().numpy()
         if not np.isfinite(actions).all():
             raise Diverged("the policy's actions are not finite")
-        observations, rewards, terminated, truncated, _ = envs.step(actions)
+        observations, rewards, terminated, truncated, infos = envs.step(actions)
         returns += np.where(running, rewards, 0.0)
-        steps.append((actions, np.float32(rewards), running.copy()))
+        steps.append((actions, running.copy(), running & terminated))
+        for kind, values in earned.items():
+            values.append(np.float32(infos[f"{kind}_reward"]))
         seen.append(np.where(running[:, None], observations, seen[-1]))
         running &= ~(terminated | truncated)
-    return Rollout(returns, np.stack(seen, 1), *(np.stack(values, 1) for values in zip(*steps, strict=True)))
+    actions, ran, ended = (np.stack(values, 1) for values in zip(*steps, strict=True))
+    rewards = {kind: np.stack(values, 1) for kind, values in earned.items()}
+    return Rollout(returns, np.stack(seen, 1), actions, rewards, ran, ended)
 
 
 @torch.no_grad()

@@ -399,7 +399,9 @@ def cost_text(cell: Cell) -> str:
         minutes += f" ({cell.mean(lambda run: run.execution['processor_seconds']) / 60:.1f})"
     rate = cell.mean(lambda run: run.execution["steps_per_second"])
     count = parameters(cell)
-    return f"{minutes}<br>{rate:.0f} /s<br>{NONE if count is None else f'{count:,}'}"
+    lines = [minutes, f"{rate:.0f} /s", NONE if count is None else f"{count:,}"]
+    collected = cell.mean(lambda run: run.result.get("interaction", {}).get("transitions"))
+    return "<br>".join([*lines, *([] if collected is None else [f"{collected:,.0f} collected"])])
 
 
 def parameters(cell: Cell) -> int | None:

@@ -51,6 +51,12 @@ class RunRecord(Record):
         return self.result["status"]
 
     @property
+    def protocol(self) -> str | None:
+        """Under which its score was measured, None of a run that diverged before."""
+        evaluations = self.result["evaluations"]
+        return evaluations[0]["protocol"] if evaluations else None
+
+    @property
     def exit_code(self) -> int:
         return Diverged.exit_code if self.status == "diverged" else 0
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from omrlbench.weights import restore_weights
 class Request:
     """What is asked of a run; None is what the run itself did."""
 
-    protocol: str = "offline"
+    protocol: str | None = None  # of the run: that of its score
     episodes: int | None = None  # per task
     split: str | None = None
     level: str | None = None  # of the logs that contexts are drawn from
@@ -55,6 +55,7 @@ def evaluate_again(
     if an action is not finite.
     """
     record, config = finished_run(path)
+    request = replace(request, protocol=request.protocol or record.protocol)
     split, level = request.split or config.eval_split, request.level or config.level
     _check(config, request, split, level)
     episodes = request.episodes or config.training.final_eval_episodes

@@ -16,7 +16,15 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from torch import Tensor, nn
 
-from omrlbench.algorithms.algorithm import LAST_STAGE, Algorithm, AlgorithmConfig, Context, MetaBatch, Problem
+from omrlbench.algorithms.algorithm import (
+    LAST_STAGE,
+    Algorithm,
+    AlgorithmConfig,
+    Context,
+    InteractionConfig,
+    MetaBatch,
+    Problem,
+)
 from omrlbench.envs.registry import MetaEnvSpec, register
 from omrlbench.envs.tasks import SPLITS
 from omrlbench.weights import exported_tensors
@@ -80,8 +88,9 @@ def check_algorithm(
     alone, refuses NaN, takes one task or many and contexts of one transition, and does not depend on the order of
     transitions (unless `order_invariant` is False); actions are finite, within [-1, 1], and of one task the same
     whatever tasks are beside it (unless `deterministic` is False); `prior`, where there is one, acts without a context;
-    a learner that is given no more than what another one exports acts as that one does; evaluated tasks are learned
-    from with the allowance "dataset" alone.
+    a method that interacts explores with noise of the given generator alone, and labels where it sees no rewards; a
+    learner that is given no more than what another one exports acts as that one does; evaluated tasks are learned from
+    with the allowance "dataset" alone.
     """
     config = config or method.Config(**SMALL)
     if method.allowance == "dataset" and not problem.evaluated_tasks:
@@ -97,6 +106,7 @@ def check_algorithm(
     list(_updates(trained))
     _check_adapt(trained)
     _check_prior(trained)
+    _check_interaction(trained)
     _check_exported(trained, fresh(seed=1))
 
 
@@ -177,6 +187,30 @@ def _check_prior(algorithm: Algorithm) -> None:
         return
     actions = policy.act(torch.zeros(EVALUATED_TASKS, algorithm.problem.observation_dim, device=algorithm.device))
     assert torch.isfinite(actions).all() and actions.abs().max() <= 1, "prior: actions are not within [-1, 1]"
+
+
+def _check_interaction(algorithm: Algorithm) -> None:
+    if algorithm.experience == "logs":
+        return
+    assert isinstance(algorithm.config, InteractionConfig), (
+        "Config: of a method that interacts, not an InteractionConfig"
+    )
+    context = _context(algorithm, EVALUATED_TASKS, 7)
+    observations = torch.randn(EVALUATED_TASKS, algorithm.problem.observation_dim).to(algorithm.device)
+    before = copy.deepcopy(algorithm.state_dict())
+
+    def generator() -> torch.Generator:
+        return torch.Generator(algorithm.device).manual_seed(0)
+
+    for known in (None, context):
+        first, second = (algorithm.explore(EVALUATED_TASKS, known, generator()).act(observations) for _ in range(2))
+        assert torch.isfinite(first).all() and first.abs().max() <= 1, "explore: actions are not within [-1, 1]"
+        assert torch.equal(first, second), "explore: the same generator acts differently; draw all noise from it"
+    if algorithm.experience == "logs and reward-free interaction":
+        for labels in algorithm.label(context, context.observations, context.actions, generator()):
+            same = labels.shape == context.rewards.shape and not labels.requires_grad
+            assert same and torch.isfinite(labels).all(), "label: not one finite reward per transition, detached"
+    assert _equal(before, algorithm.state_dict()), "explore or label: it changed the learner"
 
 
 def _check_exported(trained: Algorithm, other: Algorithm) -> None:

@@ -29,8 +29,10 @@ from omrlbench.evaluation import (
     embed_tasks,
     evaluate,
     generator,
+    headline_protocol,
     seed_sequence,
 )
+from omrlbench.interaction import CollectingSampler, ReplayBuffer
 from omrlbench.process import StopSignal, check_device, deterministic, locked
 from omrlbench.record import RunRecord, environment_facts, evaluations_folder, read_record, write_atomic, write_record
 from omrlbench.registry import algorithm_class, meta_env
@@ -39,7 +41,7 @@ from omrlbench.sinks import Sink, open_sinks
 from omrlbench.weights import stored_weights
 
 SCORED_EVALUATIONS = 3  # the score of a run is the mean of this many last evaluations
-HEADLINE_PROTOCOL = "offline"
+HEADLINE_PROTOCOL = "offline"  # of methods that learn from logs
 CHECK_INTERVAL = 50  # updates between two looks at the losses
 LOSS_LIMIT = 1e8
 KEPT = (".npz", ".safetensors", ".csv", ".png")  # suffixes of what may lie beside a record
@@ -169,6 +171,7 @@ class TrainingRun:
             "content": dataset.metadata["content_sha256"],
         }
         self.algorithm = make_algorithm(config, dataset)
+        self.headline = headline_protocol(type(self.algorithm))
         self.stages = self.algorithm.stages | {LAST_STAGE: config.training.steps}
         self.batches = generator(config.seed, Stream.BATCHES)
         self.means = MetricMeans()
@@ -193,6 +196,8 @@ class TrainingRun:
         self.algorithm.load_state_dict(state["algorithm"])
         self.batches.bit_generator.state = state["batches"]
         torch.set_rng_state(state["torch"])
+        if isinstance(self.sampler, CollectingSampler):
+            self.sampler.load_state_dict(state["collected"])
         self.means.load_state_dict(state["means"])
         self.step = state["step"]
         self.first_update = self.updates
@@ -212,6 +217,8 @@ class TrainingRun:
             "evaluations": self.evaluations,
             "sittings": self.all_sittings(),
         }
+        if isinstance(self.sampler, CollectingSampler):
+            state["collected"] = self.sampler.state_dict()
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(self.checkpoint, buffer.getvalue())
@@ -295,7 +302,7 @@ class TrainingRun:
         training = self.config.training
         split = curve_split(self.dataset.spec.tasks)
         index = len(self.curve)
-        point = self.evaluation(split, training.eval_episodes, index)
+        point = self.evaluation(split, training.eval_episodes, index, self.headline)
         finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
         embedding = {name: self.embedding_numbers(name) for name in dict.fromkeys(("train", split))}
         self.curve.append({"step": self.step, "metrics": finite, "embedding": embedding} | as_plain(point))
@@ -303,7 +310,7 @@ class TrainingRun:
             sink.write(self.curve)
         if index >= len(evaluation_steps(training.steps, training.eval_interval)) - SCORED_EVALUATIONS:
             embedding = {"embedding": self.embedding_numbers(self.config.eval_split)}
-            self.evaluations.append(self.final_evaluation(HEADLINE_PROTOCOL) | embedding)
+            self.evaluations.append(self.final_evaluation(self.headline) | embedding)
         self.means.reset()
 
     def final_evaluation(self, protocol: str) -> dict[str, Any]:
@@ -319,14 +326,14 @@ class TrainingRun:
         for protocol in PROTOCOLS:
             if protocol not in self.logs:
                 unmeasured[protocol] = "a split of one task has no other task's policy"
-            elif protocol != HEADLINE_PROTOCOL:
+            elif protocol != self.headline:
                 try:
                     measured.append(self.final_evaluation(protocol))
                 except (NotImplementedError, Diverged) as error:
                     unmeasured[protocol] = str(error)
         return measured, unmeasured
 
-    def evaluation(self, split: str, episodes: int, index: int, protocol: str = HEADLINE_PROTOCOL) -> Evaluation:
+    def evaluation(self, split: str, episodes: int, index: int, protocol: str) -> Evaluation:
         config, dataset = self.config, self.logs[protocol]
         size = config.algorithm.context_size
         return evaluate(self.algorithm, dataset, split, episodes, config.seed, index, size, protocol)
@@ -367,7 +374,7 @@ class TrainingRun:
             "score": score,
             "curve": self.curve,
             "evaluations": self.evaluations,
-        }
+        } | ({"interaction": self.sampler.counts()} if isinstance(self.sampler, CollectingSampler) else {})
 
     def all_sittings(self) -> list[dict[str, Any]]:
         now = {
@@ -404,7 +411,7 @@ class TrainingRun:
         embedded = self.embeddings(range(len(self.dataset.spec.tasks)))
         if embedded is not None:
             arrays["embedding_tasks"], arrays["embeddings"] = embedded
-        final = self.evaluation(self.config.eval_split, 1, len(self.curve) - 1)
+        final = self.evaluation(self.config.eval_split, 1, len(self.curve) - 1, self.headline)
         if final.observations.nbytes <= PICTURE_LIMIT:
             arrays["path_tasks"], arrays["paths"] = np.array(final.task_ids), final.observations[:, 0]
         buffer = io.BytesIO()
@@ -431,7 +438,7 @@ def make_algorithm(config: RunConfig, dataset: MultiTaskDataset) -> Algorithm:
 
 def make_sampler(
     config: RunConfig, dataset: MultiTaskDataset, algorithm: Algorithm, batches: np.random.Generator
-) -> MetaBatchSampler:
+) -> MetaBatchSampler | CollectingSampler:
     """What draws the meta-batches that `algorithm` asks for in its stage, from the stream `batches`.
 
     Raises TypeError for one that asks for data of the evaluated tasks without that allowance.
@@ -439,19 +446,25 @@ def make_sampler(
     evaluated = algorithm.learns_from == "evaluated"
     if evaluated and algorithm.allowance != "dataset":
         raise TypeError(f'{type(algorithm).__name__} learns from evaluated tasks: set allowance = "dataset"')
-    sampler = MetaBatchSampler(
-        dataset,
-        rl_reward=config.training.rl_reward,
-        meta_batch=algorithm.tasks_per_batch,
-        transitions=algorithm.transitions_per_task,
-        context_size=algorithm.context_per_task,
-        privileged=algorithm.privileged,
-        generator=batches,
-        task_ids=algorithm.problem.evaluated_tasks if evaluated else None,
-    )
-    if sampler.task_parameters is not None:
-        sampler.task_parameters = sampler.task_parameters.to(config.training.device)
-    return sampler
+
+    def drawing(data: MultiTaskDataset | ReplayBuffer, transitions: int) -> MetaBatchSampler:
+        sampler = MetaBatchSampler(
+            data,
+            rl_reward=config.training.rl_reward,
+            meta_batch=algorithm.tasks_per_batch,
+            transitions=transitions,
+            context_size=algorithm.context_per_task,
+            privileged=algorithm.privileged,
+            generator=batches,
+            task_ids=algorithm.problem.evaluated_tasks if evaluated else None,
+        )
+        if sampler.task_parameters is not None:
+            sampler.task_parameters = sampler.task_parameters.to(config.training.device)
+        return sampler
+
+    if algorithm.interacts:
+        return CollectingSampler(config, dataset, algorithm, drawing)
+    return drawing(dataset, algorithm.transitions_per_task)
 
 
 def curve_split(tasks: TaskSet) -> str:

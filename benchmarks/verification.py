@@ -17,7 +17,7 @@ from omrlbench.data.identity import PINNED, dataset_id, pins
 from omrlbench.envs.references import normalized_score
 from omrlbench.envs.registry import MetaEnvSpec, get_meta_env
 from omrlbench.errors import BenchError
-from omrlbench.evaluation import PROTOCOL_REVISION
+from omrlbench.evaluation import PROTOCOL_REVISION, headline_protocol
 from omrlbench.record import RunRecord, read_record
 from omrlbench.registry import algorithm_class
 from omrlbench.training import HEADLINE_PROTOCOL, SCORED_EVALUATIONS, evaluation_steps
@@ -145,8 +145,11 @@ def _check_result(record: RunRecord) -> None:
     config, result, training = record.config, record.result, record.config["training"]
     spec = _installed_env(config)
     steps = evaluation_steps(training["steps"], training["eval_interval"])
-    final = [e for e in result["evaluations"] if e["protocol"] == HEADLINE_PROTOCOL]
+    headline = _headline(config)
+    final = [e for e in result["evaluations"] if e["protocol"] == headline]
     curve_steps, final_steps = [[e["step"] for e in part] for part in (result["curve"], final)]
+    if "interaction" in result:
+        _check_interaction(config, result["interaction"])
     if record.status == "finished":
         complete = curve_steps == steps and final_steps == steps[-SCORED_EVALUATIONS:]
         _require(complete, "points of its curve or final evaluations are missing or surplus")
@@ -158,9 +161,25 @@ def _check_result(record: RunRecord) -> None:
     for evaluation in result["curve"]:
         _check_evaluation(evaluation, spec, evaluation["split"], training["eval_episodes"])
     for evaluation in result["evaluations"]:
-        offline = evaluation["protocol"] == HEADLINE_PROTOCOL
-        episodes = training["final_eval_episodes"] if offline else len(evaluation["returns"][0])
+        scored = evaluation["protocol"] == headline
+        episodes = training["final_eval_episodes"] if scored else len(evaluation["returns"][0])
         _check_evaluation(evaluation, spec, config["eval_split"], episodes)
+
+
+def _check_interaction(config: dict[str, Any], interaction: dict[str, int]) -> None:
+    """No episode is longer than the horizon or has no transition."""
+    spec, episodes, transitions = _known_env(config["env"]), interaction["episodes"], interaction["transitions"]
+    longest = spec.horizon if spec else math.inf
+    possible = episodes <= transitions <= episodes * longest
+    _require(possible, f"it has {transitions} transitions of {episodes} episodes")
+
+
+def _headline(config: dict[str, Any]) -> str:
+    """The protocol of the score; of a method that is unknown here, the one of methods that learn from logs."""
+    try:
+        return headline_protocol(algorithm_class(config["algo"]))
+    except BenchError:
+        return HEADLINE_PROTOCOL
 
 
 def _check_evaluation(evaluation: dict[str, Any], spec: MetaEnvSpec | None, split: str, episodes: int) -> None:

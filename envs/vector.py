@@ -1,9 +1,9 @@
-"""A vector environment for meta-environments that have none of their own: their single environments in turn."""
+"""A vector environment for meta-environments that have none of their own, and one that keeps rewards to itself."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from omrlbench.envs.registry import MetaEnvSpec, member_tasks, reset_mask, task_option
@@ -57,3 +57,17 @@ class InTurn(VectorEnv):
     def close_extras(self, **kwargs) -> None:
         for member in self.members:
             member.close()
+
+
+class RewardFree(VectorWrapper):
+    """`env` with every reward NaN, of all kinds; nothing else of what it tells depends on rewards."""
+
+    def __init__(self, env: VectorEnv):
+        super().__init__(env)
+        self.meta_env = env.meta_env
+
+    def step(self, actions):
+        observations, _, terminated, truncated, _ = self.env.step(actions)
+        unknown = np.full(self.num_envs, np.nan)
+        infos = {f"{kind}_reward": unknown for kind in self.meta_env.rewards}
+        return observations, unknown, terminated, truncated, infos

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from omrlbench.data.behavior import standardised_parameters
 from omrlbench.envs.registry import MetaEnvSpec
 from omrlbench.envs.tasks import TaskSet
 from omrlbench.errors import unknown
+
+if TYPE_CHECKING:
+    from omrlbench.interaction import ReplayBuffer
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,13 @@ class MultiTaskDataset:
         offsets = (generator.random((len(task_ids), count)) * self.task_size[task_ids, None]).astype(np.int64)
         return torch.from_numpy(self.task_start[task_ids, None] + offsets)
 
+    def draw_batch_rows(
+        self, task_ids: np.ndarray, transitions: int, context_size: int, generator: np.random.Generator
+    ) -> tuple[Tensor, ...]:
+        """Rows of a batch of `task_ids` (n,), and of two contexts: (n, transitions), (n, context_size) twice."""
+        counts = (transitions, context_size, context_size)
+        return self.draw_rows(task_ids, sum(counts), generator).split(counts, dim=1)
+
     def draw_context(self, task_ids: Sequence[int], size: int, generators: Sequence[np.random.Generator]) -> Context:
         """One context of `size` i.i.d. transitions per entry of `task_ids`, each from the generator beside it."""
         rows = [self.draw_rows(np.array([k]), size, g) for k, g in zip(task_ids, generators, strict=True)]
@@ -119,16 +130,16 @@ def partial_spec(spec: MetaEnvSpec, with_data: Iterable[int]) -> PartialSpec:
 
 
 class MetaBatchSampler:
-    """Draws meta-batches of distinct tasks, by default of the training tasks; `generator` is the only state.
+    """Draws meta-batches of distinct tasks, by default the training tasks, from logs or a replay buffer.
 
-    `rl_reward`, a kind in `spec.rewards`, selects the learner's reward; contexts always hold the environment's own.
-    Raises BenchError for another kind, and ValueError if `meta_batch` exceeds the number of tasks, since those in a
-    batch are distinct.
+    `generator` is the only state. `rl_reward`, a kind in `spec.rewards`, selects the learner's reward; contexts always
+    hold the environment's own. Raises BenchError for another kind, and ValueError if `meta_batch` exceeds the number of
+    tasks, since those in a batch are distinct.
     """
 
     def __init__(
         self,
-        dataset: MultiTaskDataset,
+        dataset: "MultiTaskDataset | ReplayBuffer",
         rl_reward: str,
         meta_batch: int,
         transitions: int,
@@ -149,11 +160,16 @@ class MetaBatchSampler:
         self.task_parameters = standardised_parameters(dataset.spec.tasks) if privileged else None
 
     def sample(self) -> MetaBatch:
-        positions = self.generator.choice(len(self.task_ids), self.meta_batch, replace=False)
-        tasks = self.task_ids[positions]
-        counts = (self.transitions, self.context_size, self.context_size)
-        rows, *context_rows = self.dataset.draw_rows(tasks, sum(counts), self.generator).split(counts, dim=1)
-        data = self.dataset
+        return self.batch(self.draw_positions())
+
+    def draw_positions(self) -> np.ndarray:
+        """Positions (meta_batch,) of distinct tasks among those that it draws."""
+        return self.generator.choice(len(self.task_ids), self.meta_batch, replace=False)
+
+    def batch(self, positions: np.ndarray) -> MetaBatch:
+        data, tasks = self.dataset, self.task_ids[positions]
+        sizes = self.transitions, self.context_size
+        rows, *context_rows = data.draw_batch_rows(tasks, *sizes, self.generator)
         return MetaBatch(
             tasks=torch.from_numpy(positions),
             observations=data.observations[rows],

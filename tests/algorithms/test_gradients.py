@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from omrlbench.algorithms.algorithm import LAST_STAGE
 from omrlbench.algorithms.brac import BRAC
 from omrlbench.algorithms.networks import frozen
 from omrlbench.registry import ALGORITHMS, VARIANTS, algorithm_class, variant_values
 from omrlbench.testing import PROBLEM, SMALL, random_batch
 
 BRAC_METHODS = [name for name in (*ALGORITHMS, *VARIANTS) if issubclass(algorithm_class(name), BRAC)]
-COUPLED = {"focal_coupled", "batch_pearl", "batch_pearl_brac"}
+COUPLED = {"focal_coupled", "batch_pearl", "batch_pearl_brac", "pearl"}
+DECODERS = {"smac_offline": {"decoder"}, "smac": {"decoder", "context_decoder"}}  # learn with the encoder
 
 
 def fresh(name, **changes):
@@ -20,7 +22,9 @@ def fresh(name, **changes):
     known = {key: value for key, value in {"width": 16, "encoder_width": 16, "latent_dim": 3}.items()}
     fields = method.Config.__dataclass_fields__
     values = SMALL | {key: value for key, value in known.items() if key in fields} | variant_values(name)
-    return method(PROBLEM, replace(method.Config(**values), **changes), seed=0)
+    algorithm = method(PROBLEM, replace(method.Config(**values), **changes), seed=0)
+    algorithm.stage = next(iter(algorithm.stages), LAST_STAGE)
+    return algorithm
 
 
 def moved_by(algorithm, loss):
@@ -49,7 +53,7 @@ def test_losses_of_the_actor_critic_move_their_own_networks(name):
     batch, (s, a, r, s_next, terminated) = transitions(algorithm)
     codes, encoder_loss, _ = algorithm.infer(batch)
     if algorithm.encoder:
-        assert moved_by(algorithm, encoder_loss) == {"encoder"} | ({"decoder"} if name == "smac_offline" else set())
+        assert moved_by(algorithm, encoder_loss) == {"encoder"} | DECODERS.get(name, set())
         codes, _, _ = algorithm.infer(batch)
     attached = codes if algorithm.coupled else codes.detach()
     critic_loss = algorithm.critic_loss(s, a, r, s_next, terminated, attached, algorithm.alpha)
@@ -61,6 +65,20 @@ def test_losses_of_the_actor_critic_move_their_own_networks(name):
     if algorithm.discriminator:
         discriminator_loss, _ = algorithm.discriminator_loss(s, a * 0.5, a, z)
         assert moved_by(algorithm, discriminator_loss) == {"discriminator"}
+
+
+def test_the_reward_free_phase_of_smac_moves_actor_and_critics_alone():
+    algorithm = fresh("smac")
+    algorithm.stage = LAST_STAGE
+    modules = {name: value for name, value in vars(algorithm).items() if isinstance(value, nn.Module)}
+    before = {name: [p.clone() for p in module.parameters()] for name, module in modules.items()}
+    algorithm.update(random_batch(algorithm))
+    moved = {
+        name
+        for name, module in modules.items()
+        if any(not torch.equal(b, p) for b, p in zip(before[name], module.parameters(), strict=True))
+    }
+    assert moved == {"actor", "critics", "target"}
 
 
 @pytest.mark.parametrize("regularization", ["value_penalty", "policy"])

@@ -180,7 +180,8 @@ def test_transitions_after_the_end_of_an_episode_are_not_drawn(dataset, probe):
         running = steps < lengths[:, k, None]
         codes = np.broadcast_to(100 * k + steps, (2, 20)).astype(np.float32)
         observations = np.zeros((2, 21, 2), np.float32)
-        episodes.append(Rollout(np.zeros(2), observations, codes[..., None].repeat(2, 2), codes, running))
+        actions, ended = codes[..., None].repeat(2, 2), np.zeros((2, 20), bool)
+        episodes.append(Rollout(np.zeros(2), observations, actions, {"sparse": codes}, running, ended))
     generators = [np.random.default_rng(k) for k in range(2)]
     context = draw_collected(episodes, dataset, 2000, generators, torch.device("cpu"))
     assert context.rewards[0].unique().tolist() == [0, *range(100, 120)]
