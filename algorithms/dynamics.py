@@ -1,4 +1,4 @@
-"""Probabilistic models of the dynamics, several for each of n tasks, as MBPO, MOPO and COMBO have them (Yu et al. 2021).
+"""Probabilistic models of the dynamics, several for each of n tasks, like those of COMBO (Yu et al., NeurIPS 2021).
 
 A model says of (s, a) how s' - s and the reward are distributed, as independent Gaussians, and how likely the episode
 ends there. What it predicts is in units of the data: standardised by mean and standard deviation of the first targets
@@ -77,7 +77,7 @@ class TaskModels(nn.Module):
 
     @torch.no_grad()
     def sample(self, places: Tensor, s: Tensor, a: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """s' (n, b, observation_dim), reward (n, b) and probability of an end (n, b), by the model `places[i]` of task i.
+        """s' (n, b, observation_dim), reward and probability of an end, (n, b) both, by model `places[i]` of task i.
 
         `noise` (n, b, observation_dim + 1) is standard normal.
         """
@@ -105,6 +105,6 @@ class TaskModels(nn.Module):
 
     @torch.no_grad()
     def move_towards(self, adapted: "TaskModels", rate: float) -> None:
-        """phi <- phi - rate (phi - mean theta), over the tasks of `adapted`; member by member, of models of one task."""
+        """phi <- phi - rate (phi - mean theta) member by member, phi of one task, theta of those of `adapted`."""
         for shared, own in zip(self.network.parameters(), adapted.network.parameters(), strict=True):
             shared.lerp_(own.unflatten(0, (adapted.tasks, -1)).mean(0), rate)

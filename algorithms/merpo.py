@@ -7,10 +7,10 @@
 3. *models*: the evaluated tasks' models, from phi and near it.
 4. *train*: RAC in every evaluated task, its policy started from the meta-policy and kept near it.
 
-There is no released program. Differences from the paper and choices where its text was not to be had: those of `rac.py`;
-all training tasks learn side by side at every update, none are drawn; the meta-policy is distilled by one step down the
-closed-form KL divergence per update; it starts at random; the adaptive weight alpha (MerPO-Adp, `merpo_adaptive`)
-follows a rule of our own. docs/algorithms/merpo.md lists them all.
+There is no released program. Differences from the paper, and choices where its text was not to be had: those of
+`rac.py`; all training tasks learn side by side at every update, none are drawn; the meta-policy starts at random and is
+distilled by one step down the closed-form KL divergence per update, at logged states; the adaptive weight alpha
+(MerPO-Adp, `merpo_adaptive`) follows a rule of our own. docs/algorithms/merpo.md lists them all.
 """
 
 from dataclasses import dataclass, replace

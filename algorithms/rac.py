@@ -5,13 +5,13 @@ data and from short rollouts of these models. The critics are conservative as CO
 value rollouts less than data. The actor maximises them and is kept near the data, by their likelihood, and near a
 meta-policy, by a KL divergence; alpha says which of the two counts more.
 
-Here the meta-policy is absent, so that alpha is 1 (`rac_no_meta`), or a random network (`rac_random`); `merpo.py` learns
-one. Without regularisation of the actor (`regularization_weight` 0) this is COMBO (`single_task_combo`).
+Here the meta-policy is absent, so that alpha is 1 (`rac_no_meta`), or a random network (`rac_random`); `merpo.py`
+learns one. Without regularisation of the actor (`regularization_weight` 0) this is COMBO (`single_task_combo`).
 
 There is no released program. Where the paper's text was not to be had the choices are ours, see
-docs/algorithms/merpo.md: rollouts are drawn afresh at every update, starting at the batch's states, in place of a buffer
-of them; one elite model rolls out a task's batch; elites are chosen by their loss on transitions that are about to be
-learned from, none are held out; models learn the probability of an end, which discounts the target.
+docs/algorithms/merpo.md: rollouts are drawn afresh at every update, from the batch's states, and not from a buffer; one
+elite model rolls out a task's batch; elites are chosen by their loss on transitions that are about to be learned from,
+none are held out; models learn the probability of an end, which discounts the target.
 """
 
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ class RAC(SingleTask):
 
     @torch.no_grad()
     def roll_out(self, s: Tensor) -> Transitions:
-        """All transitions of `rollout_length` steps of the policies in the models, from (n, starts, observation_dim)."""
+        """The transitions of `rollout_length` steps of the policies in the models, from (n, b, observation_dim)."""
         places, steps = self.models.elites(self.config.elites, self.generator), []
         for _ in range(self.config.rollout_length):
             a, _ = self.sample_action(s)
