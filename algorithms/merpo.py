@@ -60,7 +60,7 @@ class MerPO(RAC):
             replace(self.problem, evaluated_tasks=tasks), self.config, self.generator.initial_seed(), str(self.device)
         )
         self.training.meta_policy = self.meta_policy
-        self.meta_policy_optimizer = adam(self.meta_policy, self.config.learning_rate)
+        self.meta_policy_optimizer = adam(self.meta_policy, self.config.task_learning_rate)
         if self.config.meta_models:
             self.meta_models = self.training.meta_models = self.new_models(1).requires_grad_(False)
         self.inner_step = 0  # of the current round

@@ -76,7 +76,7 @@ class RAC(SingleTask):
         if self.config.meta_policy == "random":
             self.meta_policy.requires_grad_(False)
         self.model_optimizer = adam(self.models, self.config.model_learning_rate)
-        self.actor_optimizer = adam(self.actors, self.config.learning_rate)
+        self.actor_optimizer = adam(self.actors, self.config.task_learning_rate)
         self.alpha = torch.full((n,), 1.0 if self.meta_policy is None else self.config.alpha, device=self.device)
 
     def new_models(self, n: int) -> TaskModels:

@@ -212,7 +212,7 @@ def test_a_task_learns_from_its_own_data_whatever_the_order_of_the_batch():
 
 
 def test_the_policy_comes_to_act_as_the_data_where_values_say_nothing():
-    algorithm = fresh(learning_rate=1e-2, regularization_weight=10.0)
+    algorithm = fresh(task_learning_rate=1e-2, regularization_weight=10.0)
     batch = random_batch(algorithm)
     wanted = torch.tensor([0.5, -0.5]).expand(2, 8, 2)
     batch = replace(batch, actions=wanted, rewards=torch.zeros(2, 8))
