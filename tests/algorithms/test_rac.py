@@ -211,6 +211,25 @@ def test_a_task_learns_from_its_own_data_whatever_the_order_of_the_batch():
             torch.testing.assert_close(a, b)
 
 
+def test_a_task_learns_as_if_it_were_alone():
+    """Other data in the second task leave the first one's networks as they are, to the bit."""
+    first, second = fresh(), fresh()
+    for stage in ("models", "models", "train", "train"):
+        for algorithm in (first, second):
+            algorithm.stage = stage
+        batch = random_batch(first)
+        other = batch.tasks[:, None] == 1
+        first.update(batch)
+        rewards = torch.where(other, batch.rewards + 5, batch.rewards)
+        second.update(
+            replace(batch, actions=torch.where(other[..., None], -batch.actions, batch.actions), rewards=rewards)
+        )
+    for name, own in (("models", slice(0, 3)), ("critics", slice(0, None, 2)), ("actors", slice(0, 1))):
+        pairs = list(zip(getattr(first, name).parameters(), getattr(second, name).parameters(), strict=True))
+        assert all(torch.equal(p[own], q[own]) for p, q in pairs), name
+        assert not any(torch.equal(p, q) for p, q in pairs), name
+
+
 def test_the_policy_comes_to_act_as_the_data_where_values_say_nothing():
     algorithm = fresh(task_learning_rate=1e-2, regularization_weight=10.0)
     batch = random_batch(algorithm)
