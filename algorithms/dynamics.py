@@ -82,10 +82,8 @@ class TaskModels(nn.Module):
         `noise` (n, b, observation_dim + 1) is standard normal.
         """
         mean, log_variance, end = self.heads(some_members(self.network, places, torch.cat([s, a], -1)))
-        change, reward = (self.shift + self.scale * (mean + (0.5 * log_variance).exp() * noise)).split(
-            [s.shape[-1], 1], -1
-        )
-        return s + change, reward.squeeze(-1), end.sigmoid()
+        targets = self.shift + self.scale * (mean + (0.5 * log_variance).exp() * noise)
+        return s + targets[..., :-1], targets[..., -1], end.sigmoid()
 
     # ------------------------------------------------------------------ meta-learning
 
