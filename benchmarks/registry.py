@@ -31,6 +31,8 @@ ALGORITHMS: dict[str, str] = {
     "single_task_brac": "omrlbench.algorithms.single_task_brac:SingleTaskBRAC",
     "single_task_td3_bc": "omrlbench.algorithms.single_task_td3_bc:SingleTaskTD3BC",
     "single_task_iql": "omrlbench.algorithms.single_task_iql:SingleTaskIQL",
+    "merpo": "omrlbench.algorithms.merpo:MerPO",
+    "rac_no_meta": "omrlbench.algorithms.rac:RAC",
     "bc": "omrlbench.algorithms.bc:BehaviorCloning",
     "no_context": "omrlbench.algorithms.no_context:NoContext",
     "oracle_task": "omrlbench.algorithms.oracle_task:OracleTask",
@@ -46,6 +48,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> method, and the v
     "focal_probabilistic": ("focal", {"encoder": "gaussian"}),
     "focal_coupled": ("focal", {"coupled_gradients": True}),
     "single_task_bc": ("single_task_td3_bc", {"alpha": 0.0}),
+    "merpo_adaptive": ("merpo", {"adaptive_alpha": True}),
+    "rac": ("merpo", {"meta_models": False}),
+    "rac_random": ("rac_no_meta", {"meta_policy": "random"}),
+    "single_task_combo": ("rac_no_meta", {"regularization_weight": 0.0}),
 }
 
 

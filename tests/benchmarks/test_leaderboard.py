@@ -306,7 +306,7 @@ def test_the_second_ranking_has_its_own_tables_and_the_csv_both(runs):
     table_rows = [line.split("|")[1].strip(" *") for line in second.splitlines() if line.startswith("| ")]
     assert {"single_task_brac", "single_task_bc", "do_nothing"} <= set(table_rows) and "focal" not in table_rows
     assert "| single_task" not in first and "| *single_task" not in first
-    assert "The suite `single_task`: 4 of 120 runs are there." in second
+    assert "The suite `single_task`: 4 of 165 runs are there." in second
     assert rows["single_task_iql"]["allowance"] == "dataset" and rows["focal"]["allowance"] == "context"
     lines = texts(leaderboard(read_results(runs)))["results/leaderboard.csv"].splitlines()
     assert len(lines) == len({tuple(line.split(",")[:3]) for line in lines})  # rows of both suites are there once
