@@ -17,7 +17,7 @@ from omrlbench.process import StopSignal
 from omrlbench.record import read_record
 from omrlbench.suite import suite_cells
 
-BUSY_WAIT = 5.0  # seconds until a cell that another process has is looked at again
+BUSY_WAIT = 20.0  # seconds until a cell that another process has is tried again, which takes a process some seconds
 LOOK = 1.0  # seconds between two looks at the cells
 
 QUEUED, PENDING, RUNNING, ELSEWHERE = "queued", "pending", "running", "another process"  # states of a cell
