@@ -20,6 +20,7 @@ from omrlbench.errors import BenchError
 from omrlbench.evaluation import PROTOCOL_REVISION, headline_protocol
 from omrlbench.record import RunRecord, read_record
 from omrlbench.registry import algorithm_class
+from omrlbench.suite import suite_cells, suite_names
 from omrlbench.training import HEADLINE_PROTOCOL, SCORED_EVALUATIONS, evaluation_steps
 
 TOLERANCE = 1e-9  # between scores that processors of different kinds compute
@@ -72,19 +73,28 @@ def verified_record(path: Path, results_dir: Path) -> RunRecord:
 
 
 def stale_reason(record: RunRecord) -> str | None:
-    """Why the installed code would not make the configuration of `record`, None if it would."""
+    """Why the installed code would not make the configuration of `record`, None if it would.
+
+    It would also where a suite has the cell: what was once left to defaults a suite may ask for by name.
+    """
     config = record.config
     asked = ("env", "algo", "level", "budget", "preset", "behavior", "eval_split")
     values = config["training"] | config["algorithm"]
     overrides = [f"{key}={_text(values[key])}" for key, source in record.sources.items() if source == "--set"]
     try:
         then, now = RunConfig.from_dict(config), _resolved(*(config[key] for key in asked), *sorted(overrides))
-        if now.fingerprint == config["fingerprint"]:
+        if now.fingerprint == config["fingerprint"] or config["fingerprint"] in _promised():
             return None
         check_installed(then)
     except BenchError as error:
         return str(error)
     return ", ".join(_differences(then, now)) or "another fingerprint"
+
+
+@cache
+def _promised() -> set[str]:
+    """The fingerprints of the cells of all suites."""
+    return {config.fingerprint for name in suite_names() for _, config in suite_cells(name)}
 
 
 def _differences(then: RunConfig, now: RunConfig) -> list[str]:

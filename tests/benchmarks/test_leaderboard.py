@@ -21,8 +21,9 @@ from omrlbench.published import Published, published
 from omrlbench.record import read_record, write_record
 from omrlbench.registry import algorithm_class
 from omrlbench.suite import suite_cells
-from omrlbench.verification import Results, read_results
+from omrlbench.verification import Results, read_results, stale_reason
 
+ROOT = Path(__file__).parents[2]
 ENV = "sparse_point_robot"
 COLUMN = (ENV, "expert")
 RUNS = [("do_nothing", 0), ("do_nothing", 1), ("random_policy", 0), ("random_policy", 1), ("random_policy", 7)]
@@ -143,6 +144,20 @@ def test_a_record_changed_by_hand_is_refused_and_the_rest_read(runs, change):
     results = read_results(runs)
     assert list(results.refused) == [path_of(runs).relative_to(runs)]
     assert sum(map(len, results.runs.values())) == len(RUNS) - 1 and not results.stale
+
+
+def test_a_trial_is_not_stale_whose_suite_now_names_what_it_left_to_defaults():
+    """The committed trials of FOCAL on the walker were made before its values there were chosen."""
+    folder = ROOT / "results" / "runs"
+    config = dict(suite_cells("walker_penalty"))["policy regularisation alone"]
+    record = read_record(config.record_path(folder))
+    assert "learning_rate" not in {key for key, source in record.sources.items() if source == "--set"}
+    assert stale_reason(record) is None
+    changed = {"learning_rate": 7e-4}
+    other = replace(config, algorithm=replace(config.algorithm, **changed))
+    values = record.config["algorithm"] | changed
+    record.config.update(algorithm=values, fingerprint=other.fingerprint)
+    assert stale_reason(record) == "learning_rate=0.0007, installed has 0.001"
 
 
 def test_a_truncated_or_moved_record_is_refused(runs):
