@@ -417,7 +417,7 @@ def seeds_by_step(runs: Mapping[int, RunRecord], value: Callable[[Mapping], floa
 def draw_line(axes: Axes, side: Side, steps: Sequence[int], values: np.ndarray) -> None:
     look: Style = LOOKS[side.algo]
     style = {"color": look.colour, "linestyle": look.line, "marker": look.marker, "markersize": 4, "markevery": 0.2}
-    if side.changes:
+    if side.changes == VALUE_PENALTY:
         style |= {"linestyle": (0, (1, 1)), "markerfacecolor": "none"}
     estimates = [mean_interval(column) for column in values.T]
     axes.plot(steps, [estimate.value for estimate in estimates], **style, linewidth=1.4, label=str(side))
