@@ -35,15 +35,15 @@ class BatchPearlConfig(BRACConfig):
 
 
 ON_POINT_ROBOTS = {"kl_weight": 1e-4}  # PEARL: 1, beside rewards times 100
+REGULARIZED_VALUES = {
+    env: values | (ON_POINT_ROBOTS if values is POINT_ROBOT else {}) for env, values in ENVIRONMENT_VALUES.items()
+}
 
 
 class BatchPearl(BRAC):
     Config = BatchPearlConfig
     revision = 2
-    environment_values = {
-        env: values | {"regularization": "none"} | (ON_POINT_ROBOTS if values is POINT_ROBOT else {})
-        for env, values in ENVIRONMENT_VALUES.items()
-    }
+    environment_values = {env: values | {"regularization": "none"} for env, values in REGULARIZED_VALUES.items()}
 
     @property
     def latent_dim(self) -> int:
@@ -92,6 +92,4 @@ class BatchPearlBRAC(BatchPearl):
     """Batch PEARL with FOCAL's behaviour regularisation, as in the paper's Figure 4b."""
 
     Config = BatchPearlBRACConfig
-    environment_values = {
-        env: values | (ON_POINT_ROBOTS if values is POINT_ROBOT else {}) for env, values in ENVIRONMENT_VALUES.items()
-    }
+    environment_values = REGULARIZED_VALUES
