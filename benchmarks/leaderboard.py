@@ -330,7 +330,7 @@ def ranking_tables(board: Leaderboard) -> str:
 
 
 def context_gap(board: Leaderboard) -> str:
-    """What self-collected contexts cost the final parameters, before and after SMAC's interaction, paired over seeds."""
+    """What self-collected contexts cost the final parameters, before and after SMAC's interaction, and the change."""
     rows = []
     for column in board.columns:
         cells = [board.cells[column, method] for method in (BEFORE, AFTER)]
