@@ -216,11 +216,11 @@ def document(board: Leaderboard, **instead: str) -> str:
         "cost": cost,
         "holes": holes,
     }
-    others = {suite: promised(board.results, suite) for suite in OTHER_SUITES}
+    others, whole = {suite: promised(board.results, suite) for suite in OTHER_SUITES}, everything(board)
     of_others = {"progress": progress, "rankings": ranking_tables, "cost": cost, "holes": holes}
     written = {f"{suite}_{name}": write(one) for suite, one in others.items() for name, write in of_others.items()}
     written |= {"context_gap": context_gap(others["online"])}
-    written |= {"provenance": provenance(everything(board)), "unused": unused(everything(board))}
+    written |= {"provenance": provenance(whole), "unused": unused(whole)}
     written |= {name: instead.get(name) or write(board) for name, write in sections.items()}
     return Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text()).substitute(written)
 

@@ -377,7 +377,7 @@ def test_the_gap_between_contexts_is_paired_over_seeds(finished):
     diverged = replace(record, result=record.result | {"status": "diverged", "evaluations": []})
     before.runs[2] = diverged
     board = Leaderboard({(COLUMN, "smac_offline"): before, (COLUMN, "smac"): after}, Results(), "online")
-    lines = [[text.strip(" ‡") for text in line.split("|")[2:-1]] for line in context_gap(board).splitlines()[2:]]
+    lines = [[text.strip(" †‡") for text in line.split("|")[2:-1]] for line in context_gap(board).splitlines()[2:]]
     assert lines == [  # Student's t: 12.71 / sqrt(2) standard deviations of two, 4.303 / sqrt(3) of three
         ["smac_offline", "0.700 ± 1.271", "0.300 ± 1.271", "0.400 ± 2.541", "2"],
         ["smac", "0.600 ± 0.430", "0.533 ± 0.379", "0.067 ± 0.287", "3"],
