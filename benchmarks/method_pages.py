@@ -7,7 +7,7 @@ from pathlib import Path
 from omrlbench.errors import BenchError
 from omrlbench.leaderboard import OTHER_SUITES, Leaderboard, per_environment, promised, rankings
 
-MARKED = re.compile(r"(<!-- scores of ([\w, ]+) -->\n)(?:.*?\n)?(<!-- end of scores -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- scores of ([\w, ]+) -->\n)(?:.*?\n)??(<!-- end of scores -->)", re.DOTALL)
 
 
 def method_pages(board: Leaderboard, out: Path) -> dict[str, str]:

@@ -18,11 +18,13 @@ def page(tmp_path) -> Path:
 
 
 def test_a_table_is_written_between_the_marks_and_replaced_the_next_time(page, tmp_path):
-    page.write_text("# Mine\n\n<!-- scores of bc, mbml -->\n<!-- end of scores -->\n\nThe end.\n")
+    marks = [f"<!-- scores of {names} -->\n<!-- end of scores -->\n\n" for names in ("bc, mbml", "smac")]
+    page.write_text(f"# Mine\n\n{marks[0]}Between.\n\n{marks[1]}The end.\n")
     board = leaderboard(Results())
     (text,) = method_pages(board, tmp_path).values()
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
-    assert rows == ["method", "---", shown_method("bc"), "mbml"]
+    assert rows == ["method", "---", shown_method("bc"), "mbml", "method", "---", "smac"]
+    assert text.count("Between.") == 1
     assert text.startswith("# Mine\n") and text.endswith("\nThe end.\n")
     page.write_text(text)
     assert method_pages(board, tmp_path) == {"docs/algorithms/mine.md": text}
