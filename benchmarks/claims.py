@@ -1,8 +1,8 @@
-"""The comparative claims of the FOCAL paper as data, and the rule by which records judge them.
+"""Comparative claims of papers as data, and the rule by which records judge them.
 
-Li, Yang and Luo, ICLR 2021. A claim says that one side is better than the other over some meta-environments. It is
-decided by an exact Mann-Whitney test over these, two-sided, at 5 % after Holm's rule over all claims: where methods are
-equal, the probability that any verdict errs is at most 5 %. Pictures of embeddings decide nothing.
+A claim says that one side is better than the other over some meta-environments. It is decided by an exact Mann-Whitney
+test over these, two-sided, at 5 % after Holm's rule over all claims of its paper: where methods are equal, the
+probability that any verdict about a paper errs is at most 5 %. Pictures of embeddings decide nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ import numpy as np
 
 from omrlbench.config import resolve
 from omrlbench.record import RunRecord
+from omrlbench.registry import kind
 from omrlbench.significance import SIGNIFICANCE, exact_p, holm, smallest_p
 from omrlbench.stats import Estimate, probability_of_improvement, score_matrix, wins
 from omrlbench.verification import Results
@@ -36,9 +37,31 @@ def separation(record: RunRecord) -> float | None:
     return embedding["effective_separation_rate"] if embedding else None
 
 
+def self_collected(record: RunRecord) -> float | None:
+    """Score of the final parameters with contexts that the method collects, the floor score of a diverged run.
+
+    None where the record does not tell.
+    """
+    if record.status == "diverged":
+        return record.result["score"]
+    found = record.last_evaluation("online")
+    return found and found["score"]
+
+
+def self_collected_less_logged(record: RunRecord) -> float | None:
+    """What the score of the final parameters gains by self-collected contexts, negative for a loss.
+
+    None where the record does not tell, and of a diverged run, which has no final parameters.
+    """
+    collected, logged = (record.last_evaluation(protocol) for protocol in ("online", "offline"))
+    return collected["score"] - logged["score"] if collected and logged else None
+
+
 MEASURES: dict[str, Callable[[RunRecord], float | None]] = {
     "score": lambda record: record.result["score"],
     "effective separation rate": separation,
+    "score with self-collected contexts": self_collected,
+    "score with self-collected contexts less that with logged ones": self_collected_less_logged,
 }
 
 
@@ -64,6 +87,22 @@ class Claim:
     where: str  # in the paper
     measure: str = "score"
 
+    def __str__(self) -> str:
+        mark = "" if kind(self.better.algo) == kind(self.worse.algo) else " §"
+        return f"{self.better} > {self.worse}{mark}"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Its claims that the suites test, which are a family for Holm's rule; `tested` says how they were chosen."""
+
+    name: str
+    authors: str
+    title: str
+    venue: str
+    tested: str
+    claims: tuple[Claim, ...]
+
 
 WITH_REWARDS = ("sparse_point_robot", "cheetah_vel", "cheetah_fwd_back", "ant_fwd_back")  # that differ between tasks
 WITH_DYNAMICS = ("point_robot_wind", "walker_params")
@@ -74,7 +113,7 @@ VALUE_PENALTY = ("regularization=both",)  # Eq. 8 and 9 have the divergence in b
 POLICY_ALONE = ("regularization=policy", "alpha=10")  # with the weight that policy regularisation has elsewhere
 FOCAL, INVERSE, LINEAR, SQUARE = map(Side, ("focal", "focal_inverse", "focal_linear", "focal_square"))
 
-CLAIMS = (
+OF_FOCAL = (
     Claim(FOCAL, Side("batch_pearl"), ALL, "5.1, Figures 3 and 6"),
     Claim(FOCAL, Side("contextual_bcq"), SHOWN_FOR_ALL, "5.1, Figures 3 and 6"),
     Claim(FOCAL, Side("mbml"), SHOWN_FOR_ALL, "5.1, Figures 3 and 6"),
@@ -105,6 +144,77 @@ CLAIMS = (
     Claim(Side("focal", "mixed"), Side("focal", "expert"), ("ant_fwd_back", "walker_params"), "5.1, Table 2"),
 )
 
+OF_SUITES = ("sparse_point_robot", "cheetah_vel", "walker_params")  # rac, single_task and online
+EXPERT = ("sparse_point_robot", "cheetah_vel")  # whose default data are experts'
+MERPO, COMBO, RAC = map(Side, ("merpo", "single_task_combo", "rac"))
+UNKNOWN = "experiments, section unknown"
+
+OF_MERPO = (
+    Claim(COMBO, FOCAL, EXPERT, "Abstract"),
+    Claim(MERPO, COMBO, OF_SUITES, UNKNOWN),
+    Claim(MERPO, FOCAL, OF_SUITES, "Abstract"),
+    Claim(MERPO, Side("mbml"), OF_SUITES, "Abstract"),
+    Claim(MERPO, Side("batch_pearl"), OF_SUITES, "Abstract"),
+    Claim(MERPO, Side("contextual_bcq"), OF_SUITES, "Abstract"),
+    Claim(RAC, COMBO, OF_SUITES, UNKNOWN),
+    Claim(Side("rac_random"), COMBO, OF_SUITES, UNKNOWN),
+    Claim(RAC, Side("rac_random"), OF_SUITES, UNKNOWN),
+    Claim(RAC, Side("rac_no_meta"), OF_SUITES, UNKNOWN),
+)
+
+SMAC, SMAC_OFFLINE = map(Side, ("smac", "smac_offline"))
+OF_SMAC = (
+    Claim(SMAC, SMAC_OFFLINE, ONE_OF_EACH, "Abstract", "score with self-collected contexts"),
+    Claim(SMAC, SMAC_OFFLINE, ONE_OF_EACH, "Abstract", "score with self-collected contexts less that with logged ones"),
+)
+
+OF_PEARL = (
+    Claim(Side("pearl"), Side("batch_pearl"), OF_SUITES, "not claimed there", "score with self-collected contexts"),
+)
+
+PAPERS = (
+    Paper(
+        "FOCAL",
+        "Li, Yang and Luo",
+        "FOCAL: Efficient Fully-Offline Meta-Reinforcement Learning via Distance Metric Learning and Behavior "
+        "Regularization",
+        "ICLR 2021",
+        "Every claim is tested in the meta-environments where the paper makes it, at the level of data that the paper "
+        "chose unless another is named.",
+        OF_FOCAL,
+    ),
+    Paper(
+        "MerPO",
+        "Lin, Wan, Xu, Liang and Zhang",
+        "Model-Based Offline Meta-Reinforcement Learning with Regularization",
+        "ICLR 2022",
+        "Of its meta-environments the suites with these methods have walker_params alone, so the claims are tested in "
+        "all that these suites have, the one about good data where the data are experts'. RAC was compared on D4RL "
+        "there. Only the abstract and summaries by others were at hand, so other places in the paper are unknown.",
+        OF_MERPO,
+    ),
+    Paper(
+        "SMAC",
+        "Pong, Nair, Smith, Huang and Levine",
+        "Offline Meta-Reinforcement Learning with Online Self-Supervision",
+        "ICML 2022",
+        "Tested in the meta-environments that it has too: interaction without rewards makes the policy better with "
+        "contexts that it collects itself, and closes the gap to logged ones. The gap also closes where logged "
+        "contexts serve it worse than before, so the second claim is to be read with the first. That SMAC matches "
+        "online meta-reinforcement learning is not judged: no test of a difference shows equality.",
+        OF_SMAC,
+    ),
+    Paper(
+        "PEARL",
+        "Rakelly, Zhou, Quillen, Finn and Levine",
+        "Efficient Off-Policy Meta-Reinforcement Learning via Probabilistic Context Variables",
+        "ICML 2019",
+        "It claims to be better than on-policy methods, which the suite does not have. What can be judged is not "
+        "claimed there: that interaction is worth something to the same encoder and posterior.",
+        OF_PEARL,
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -119,8 +229,8 @@ class Verdict:
 Sample = tuple[np.ndarray, np.ndarray]  # (n, columns) of the better side and (m, columns) of the worse
 
 
-def judge_claims(results: Results, claims: Sequence[Claim] = CLAIMS) -> list[Verdict]:
-    """The verdict on each of `claims`, adjusted for all of them."""
+def judge_claims(results: Results, claims: Sequence[Claim]) -> list[Verdict]:
+    """The verdict on each of `claims`, those of one paper, adjusted for all of them."""
     samples = [(rows(claim.better, claim, results), rows(claim.worse, claim, results)) for claim in claims]
     verdicts = []
     for claim, verdict, (x, y) in zip(claims, judge(samples), samples, strict=True):

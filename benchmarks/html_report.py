@@ -1,11 +1,12 @@
 """The leaderboard as one page for a browser: `bench report --html`, a pure function of the records.
 
 The page is BENCHMARKS.md made alive. Its text, tables and figures are rendered from the same words and numbers; in
-place of two tables it has the leaderboard that sorts, filters and compares, and the claims with the runs that they
+place of two parts it has the leaderboard that sorts, filters and compares, and the claims with the runs that they
 were judged by. Everything is inside the file, so it needs no network.
 """
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader
 
 from omrlbench.algorithms.algorithm import ALLOWANCES
-from omrlbench.claims import BUDGET, CLAIMS, Claim, Side, Verdict, cell_folder, judge_claims, measured
+from omrlbench.claims import BUDGET, PAPERS, Claim, Side, Verdict, cell_folder, judge_claims, measured
 from omrlbench.config import allowance_of
 from omrlbench.leaderboard import (
     NONE,
@@ -33,7 +34,7 @@ from omrlbench.markdown_html import breakable, sections
 from omrlbench.record import RunRecord
 from omrlbench.stats import mean_interval, paired_difference
 
-LEADERBOARD, CLAIMS_TABLE = "{leaderboard}", "{claims}"  # in place of the two tables in the text
+LEADERBOARD, CLAIMS = "{leaderboard}", "{claims}"  # in place of the two parts of the text
 MEBIBYTE = 2**20
 
 
@@ -64,12 +65,10 @@ def page(board: Leaderboard, results_dir: Path) -> str:
             for method in board.methods
         },
     )
-    verdicts = zip(CLAIMS, judge_claims(board.results), strict=True)
-    claims = templates.get_template("claims.html").render(
-        budget=BUDGET, claims=[claim_facts(claim, verdict, board, results_dir) for claim, verdict in verdicts]
-    )
-    text = document(board, per_environment=LEADERBOARD, claims=CLAIMS_TABLE)
-    intro, *rest = sections(text, svgs(board), {LEADERBOARD: table, CLAIMS_TABLE: claims})
+    papers = {paper: judged_claims(paper.claims, board, results_dir) for paper in PAPERS}
+    claims = templates.get_template("claims.html").render(budget=BUDGET, papers=papers)
+    text = document(board, per_environment=LEADERBOARD, claims=CLAIMS)
+    intro, *rest = sections(text, svgs(board), {LEADERBOARD: table, CLAIMS: claims})
     return templates.get_template("page.html").render(intro=intro, sections=rest)
 
 
@@ -196,6 +195,11 @@ class ClaimFacts:
     n: str
     p: str
     evidence: list[tuple[str, Side, str, str]]
+
+
+def judged_claims(claims: Sequence[Claim], board: Leaderboard, results_dir: Path) -> list[ClaimFacts]:
+    verdicts = zip(claims, judge_claims(board.results, claims), strict=True)
+    return [claim_facts(claim, verdict, board, results_dir) for claim, verdict in verdicts]
 
 
 def claim_facts(claim: Claim, verdict: Verdict, board: Leaderboard, results_dir: Path) -> ClaimFacts:

@@ -2,7 +2,7 @@
 
 `leaderboard` finds the runs that the suite promises, `texts` writes them up. Rows are methods, columns
 meta-environments; a cell holds the runs of one fingerprint, so revisions are never mixed. Methods that may see
-different things of a test task are never in one table: every allowance has a suite of its own.
+different things of a test task, or learn from different things, are never in one ranking.
 """
 
 import csv
@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from omrlbench.claims import BUDGET, CLAIMS, judge_claims
+from omrlbench.claims import BUDGET, PAPERS, Paper, judge_claims
 from omrlbench.config import RunConfig
 from omrlbench.data.identity import PINNED
 from omrlbench.envs.registry import get_meta_env
 from omrlbench.errors import BenchError
 from omrlbench.published import published
 from omrlbench.record import RunRecord
+from omrlbench.registry import kind
 from omrlbench.stats import (
     CONFIDENCE,
     METRICS,
@@ -41,12 +42,13 @@ from omrlbench.training import HEADLINE_PROTOCOL
 from omrlbench.verification import Results
 
 SUITE = "core"
-SUITES = {"context": SUITE, "dataset": "single_task"}  # of each allowance
+OTHER_SUITES = ("single_task", "online")  # that have rankings of their own, each a section
+SUITES = (SUITE, *OTHER_SUITES)
 UNTRAINED = ("random_policy", "do_nothing", "expert_policy")  # learn from no data, so they stand in every ranking
 REFERENCE_ROWS = ("bc", "no_context", "oracle_task", "single_task_bc", *UNTRAINED)
 NO_CONTEXT_LIMIT = 0.9  # a score without context that leaves next to nothing for adaptation
 NONE = "–"
-OWN_SECTIONS = ("suite", "progress", "per_environment", "everywhere", "cost", "holes")  # of the second ranking
+BEFORE, AFTER = "smac_offline", "smac"  # the reward-free interaction, which is to close the gap between contexts
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,16 @@ class Leaderboard:
 
 
 def leaderboard(results: Results, suite: str = SUITE) -> Leaderboard:
-    """Raises BenchError for a suite that would rank methods of different allowances."""
+    """The ranking of `suite`. Raises BenchError for one that would rank methods of different kinds."""
+    board = promised(results, suite)
+    if len(kinds := rankings(board)) > 1:
+        named = " and ".join(f"{allowance} from {experience}" for allowance, experience in kinds)
+        raise BenchError(f"suite {suite} ranks methods together that see {named}, give each kind its own suite")
+    return board
+
+
+def promised(results: Results, suite: str) -> Leaderboard:
+    """All cells of `suite`; `rankings` parts them into what may be ranked."""
     seeds: dict[tuple[tuple[str, str], str], list[RunConfig]] = {}
     for _, config in suite_cells(suite):
         seeds.setdefault(((config.env, config.level), config.algo), []).append(config)
@@ -159,20 +170,24 @@ def leaderboard(results: Results, suite: str = SUITE) -> Leaderboard:
     for key, configs in seeds.items():
         runs = results.runs.get(configs[0].record_path("").parent, {})
         cells[key] = Cell(configs[0], tuple(config.seed for config in configs), dict(sorted(runs.items())))
-    allowances = sorted({cell.config.allowance for (_, method), cell in cells.items() if method not in UNTRAINED})
-    if len(allowances) > 1:
-        raise BenchError(f"suite {suite} ranks allowances {' and '.join(allowances)} together, give each its own suite")
     return Leaderboard(cells, results, suite)
 
 
-def on_own_data(board: Leaderboard) -> Leaderboard:
-    """The ranking, over the same results, of the methods that learn from the test tasks' datasets."""
-    return leaderboard(board.results, SUITES["dataset"])
+def rankings(board: Leaderboard) -> dict[tuple[str, str], Leaderboard]:
+    """`board` in parts, by the kind of their methods, in the order of the suite; the untrained are in all of them."""
+    kinds = {method: kind(method) for method in board.methods if method not in UNTRAINED}
+    return {
+        one: replace(board, cells={key: cell for key, cell in board.cells.items() if kinds.get(key[1], one) == one})
+        for one in dict.fromkeys(kinds.values())
+    }
 
 
 def everything(board: Leaderboard) -> Leaderboard:
     """The cells of all suites; its methods are not to be ranked together."""
-    return replace(board, cells=board.cells | on_own_data(board).cells)
+    cells = dict(board.cells)
+    for suite in OTHER_SUITES:
+        cells |= promised(board.results, suite).cells
+    return replace(board, cells=cells)
 
 
 def held_out(env: str) -> bool:
@@ -195,15 +210,17 @@ def document(board: Leaderboard, **instead: str) -> str:
         "adaptation": adaptation,
         "headline": lambda board: aggregate_table(board, board.headline),
         "everywhere": lambda board: aggregate_table(board, board.columns),
-        "claims": claims_table,
+        "claims": claims,
         "protocols": protocol_tables,
         "published": beside_published,
         "cost": cost,
         "holes": holes,
     }
-    own = on_own_data(board)
-    written = {f"own_{name}": sections[name](own) for name in OWN_SECTIONS}
-    written |= {"provenance": provenance(everything(board)), "unused": unused(everything(board))}
+    others, whole = {suite: promised(board.results, suite) for suite in OTHER_SUITES}, everything(board)
+    of_others = {"progress": progress, "rankings": ranking_tables, "cost": cost, "holes": holes}
+    written = {f"{suite}_{name}": write(one) for suite, one in others.items() for name, write in of_others.items()}
+    written |= {"context_gap": context_gap(others["online"])}
+    written |= {"provenance": provenance(whole), "unused": unused(whole)}
     written |= {name: instead.get(name) or write(board) for name, write in sections.items()}
     return Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text()).substitute(written)
 
@@ -302,14 +319,61 @@ def aggregate_table(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> s
     return "\n".join(lines)
 
 
-def claims_table(board: Leaderboard) -> str:
+def ranking_tables(board: Leaderboard) -> str:
+    """The rankings of `board`, each by meta-environment and over all; headings tell them apart if they are several."""
+    found, lines = rankings(board), []
+    for (_, experience), ranked in found.items():
+        if len(found) > 1:
+            lines += [f"### From {experience}", ""]
+        lines += [per_environment(ranked), "", aggregate_table(ranked, ranked.columns), ""]
+    return "\n".join(lines).rstrip()
+
+
+def context_gap(board: Leaderboard) -> str:
+    """What self-collected contexts cost the final parameters, before and after SMAC's interaction, and the change."""
     rows = []
-    for claim, verdict in zip(CLAIMS, judge_claims(board.results), strict=True):
+    for column in board.columns:
+        cells = [board.cells[column, method] for method in (BEFORE, AFTER)]
+        before, after = map(gap_scores, cells)
+        change = [paired_difference(a, b) for a, b in zip(after, before, strict=True)]
+        for cell, scores in zip(cells, (before, after), strict=True):
+            estimates = [mean_interval(list(found.values())) if found else None for found in scores]
+            rows.append([column[0], cell.config.algo + marks(cell), *gap_texts(estimates)])
+        rows.append([column[0], "change", *gap_texts(change)])
+    return table(["meta-environment", "method", "logged context", "self-collected context", "gap", "n"], rows)
+
+
+def gap_scores(cell: Cell) -> list[dict[int, float]]:
+    """By seed, of the final parameters: scores with logged and with self-collected contexts, and their difference."""
+    logged, collected = (last_scores(cell, protocol) for protocol in ("offline", "online"))
+    seeds = [seed for seed in logged if seed in collected]
+    gaps = {seed: logged[seed] - collected[seed] for seed in seeds}
+    return [{seed: logged[seed] for seed in seeds}, {seed: collected[seed] for seed in seeds}, gaps]
+
+
+def gap_texts(estimates: Sequence[Estimate | None]) -> list[str]:
+    n = NONE if estimates[-1] is None else str(estimates[-1].n[0])
+    return [*map(plus_minus, estimates), n]
+
+
+def claims(board: Leaderboard) -> str:
+    """A part for each paper: what it is, what the suites test of it, and the verdicts."""
+    parts = [
+        f"### {paper.name}\n\n{paper.authors}, *{paper.title}*, {paper.venue}. {paper.tested}\n\n"
+        + claims_table(paper, board)
+        for paper in PAPERS
+    ]
+    return "\n\n".join(parts)
+
+
+def claims_table(paper: Paper, board: Leaderboard) -> str:
+    rows = []
+    for claim, verdict in zip(paper.claims, judge_claims(board.results, paper.claims), strict=True):
         found = verdict.improvement
         effect = [with_ends(found), " and ".join(map(str, found.n))] if found else [NONE, NONE]
         p = NONE if verdict.p is None else f"{verdict.p:.2g}"
         status = f"**{verdict.status}** at the {BUDGET} budget" + (f": {verdict.reason}" if verdict.reason else "")
-        sides = [f"{claim.better} > {claim.worse}", claim.measure, ", ".join(claim.envs), claim.where]
+        sides = [str(claim), claim.measure, ", ".join(claim.envs), claim.where]
         rows.append([*sides, *effect, p, status])
     header = ["claim", "measure", "meta-environments", "in the paper", "P(first > second)", "n", "p", "verdict"]
     return table(header, rows)
@@ -376,11 +440,7 @@ def last_scores(cell: Cell, protocol: str) -> dict[int, float]:
 
 def last_evaluations(cell: Cell, protocol: str) -> dict[int, dict[str, Any]]:
     """By seed, the evaluation of the final parameters under `protocol`, of the runs that have one."""
-    return {
-        seed: found[-1]
-        for seed, run in cell.runs.items()
-        if (found := [e for e in run.result["evaluations"] if e["protocol"] == protocol])
-    }
+    return {seed: found for seed, run in cell.runs.items() if (found := run.last_evaluation(protocol))}
 
 
 def cost(board: Leaderboard) -> str:
@@ -455,8 +515,8 @@ def unused(board: Leaderboard) -> str:
     sections = []
     used = sum(len(cell.runs) for cell in board.cells.values())
     others = sum(map(len, board.results.runs.values())) - used
-    suites = " and ".join(f"`{suite}`" for suite in SUITES.values())
-    sections.append(f"{others} records are of cells that the suites {suites} do not have.")
+    suites = ", ".join(f"`{suite}`" for suite in SUITES)
+    sections.append(f"{others} records are of cells that no suite of a ranking ({suites}) has.")
     if board.results.stale:
         sections.append("Stale, made by another revision or with other values than the installed code has:")
         sections.append(table(["record", "why"], reasons(board.results.stale)))
@@ -478,12 +538,12 @@ def table_csv(board: Leaderboard) -> str:
     """One row per cell of all suites; scores in the order of the seeds, separated by spaces."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    header = ("meta_environment", "level", "method", "allowance", "budget", "fingerprint", "promised", "n", "diverged")
-    header += ("mean", "low", "high", "seeds", "scores", "pinned_data", "local_changes")
+    header = ("meta_environment", "level", "method", "allowance", "experience", "budget", "fingerprint", "promised")
+    header += ("n", "diverged", "mean", "low", "high", "seeds", "scores", "pinned_data", "local_changes")
     writer.writerow([*header, "wall_seconds", "updates_per_second", "parameters"])
     for ((env, level), method), cell in everything(board).cells.items():
         estimate = cell.estimate
-        row = [env, level, method, cell.config.allowance, cell.config.budget, cell.config.fingerprint]
+        row = [env, level, method, *kind(method), cell.config.budget, cell.config.fingerprint]
         row += [len(cell.promised), len(cell.runs), cell.diverged]
         row += map(_csv, (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None))
         row += [" ".join(map(str, cell.runs)), " ".join(map(_csv, cell.scores.values()))]

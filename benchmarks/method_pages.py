@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omrlbench.errors import BenchError
-from omrlbench.leaderboard import Leaderboard, on_own_data, per_environment
+from omrlbench.leaderboard import OTHER_SUITES, Leaderboard, per_environment, promised, rankings
 
-MARKED = re.compile(r"(<!-- scores of ([\w, ]+) -->\n)(?:.*?\n)?(<!-- end of scores -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- scores of ([\w, ]+) -->\n)(?:.*?\n)??(<!-- end of scores -->)", re.DOTALL)
 
 
 def method_pages(board: Leaderboard, out: Path) -> dict[str, str]:
-    """The pages below `out`/docs/algorithms that have marks, with the tables of `board`: path below `out` -> text.
+    """The pages below `out`/docs/algorithms that have marks, with the tables of all rankings: path below `out` -> text.
 
-    Raises BenchError, naming the page, where marks name methods that no leaderboard has, or none together.
+    Raises BenchError, naming the page, where marks name methods that no ranking has, or none together.
     """
-    pages, boards = {}, [board, on_own_data(board)]
+    pages, boards = {}, [board]
+    for suite in OTHER_SUITES:
+        boards += rankings(promised(board.results, suite)).values()
     for path in sorted((out / "docs" / "algorithms").glob("*.md")):
         text = path.read_text()
         if MARKED.search(text):
@@ -31,4 +33,4 @@ def scores(boards: Sequence[Leaderboard], methods: Sequence[str], path: Path) ->
         if set(methods) <= set(board.methods):
             return per_environment(board, methods)
     unknown = set(methods).difference(*(board.methods for board in boards)) or methods
-    raise BenchError(f"{path} asks for the scores of {', '.join(sorted(unknown))}, no row of one leaderboard")
+    raise BenchError(f"{path} asks for the scores of {', '.join(sorted(unknown))}, no row of one ranking")

@@ -56,6 +56,11 @@ class RunRecord(Record):
         evaluations = self.result["evaluations"]
         return evaluations[0]["protocol"] if evaluations else None
 
+    def last_evaluation(self, protocol: str) -> dict[str, Any] | None:
+        """Of the final parameters under `protocol`, None of a run that has none."""
+        found = [evaluation for evaluation in self.result["evaluations"] if evaluation["protocol"] == protocol]
+        return found[-1] if found else None
+
     @property
     def exit_code(self) -> int:
         return Diverged.exit_code if self.status == "diverged" else 0

@@ -85,6 +85,12 @@ def algorithm_class(name: str) -> "type[Algorithm]":
     return loaded
 
 
+def kind(name: str) -> tuple[str, str]:
+    """The allowance and the experience of the method `name`: only methods of one kind are ranked together."""
+    method = algorithm_class(name)
+    return method.allowance, method.experience
+
+
 def variant_values(name: str) -> dict[str, Any]:
     """The values in which the variant `name` differs from its method, none for a method."""
     return VARIANTS[name][1] if name in VARIANTS else {}

@@ -1,4 +1,4 @@
-"""The rule that judges the paper's claims: what it decides, and how seldom it errs where methods are equal."""
+"""The rule that judges the papers' claims: what it decides, and how seldom it errs where methods are equal."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from omrlbench import claims, training
-from omrlbench.claims import CLAIMS, Claim, Side, judge, judge_claims, separation
+from omrlbench.claims import MEASURES, PAPERS, Claim, Side, judge, judge_claims, separation
 from omrlbench.config import resolve
 from omrlbench.record import RunRecord
 from omrlbench.suite import suite_cells
@@ -48,35 +48,46 @@ def test_many_claims_ask_for_more_and_the_reason_says_when_seeds_are_too_few():
     assert statuses(sample(HIGH, LOW), *[sample([], [])] * 17)[0] == "reproduced"  # six seeds do
 
 
+def test_each_paper_is_a_family_of_its_own():
+    clear, none = sample(HIGH[:5], LOW[:5]), sample([], [])
+    (alone,), (first, *_) = judge([clear]), judge([clear, *[none] * 9])
+    assert (alone.status, alone.p) == ("reproduced", pytest.approx(2 / 252))
+    assert (first.status, first.p) == ("inconclusive", pytest.approx(10 * 2 / 252))
+
+
+DRAWS = {
+    "normal": lambda g, shape: g.normal(size=shape),
+    "tied": lambda g, shape: np.maximum(0, g.normal(size=shape)),  # half of them at one floor
+    "skewed": lambda g, shape: g.exponential(size=shape) ** 2,
+}
+
+
 @pytest.mark.parametrize(
-    "draw",
-    [
-        lambda g, shape: g.normal(size=shape),
-        lambda g, shape: np.maximum(0, g.normal(size=shape)),  # half of them at one floor
-        lambda g, shape: g.exponential(size=shape) ** 2,
-    ],
-    ids=["normal", "tied", "skewed"],
+    "paper, draw",
+    [(PAPERS[0], draw) for draw in DRAWS.values()] + [(paper, DRAWS["normal"]) for paper in PAPERS[1:]],
+    ids=[*DRAWS, *(paper.name for paper in PAPERS[1:])],
 )
-def test_where_all_methods_are_equal_some_verdict_errs_in_at_most_5_percent(draw):
+def test_where_all_methods_are_equal_some_verdict_errs_in_at_most_5_percent(paper, draw):
     generator, simulations, errors = np.random.default_rng(11), 250, 0
-    cells = {(side, env) for claim in CLAIMS for side in (claim.better, claim.worse) for env in claim.envs}
+    cells = {(side, env) for claim in paper.claims for side in (claim.better, claim.worse) for env in claim.envs}
     for _ in range(simulations):
         scores = {cell: draw(generator, 8) for cell in sorted(cells, key=str)}  # shared by claims, as in the records
         samples = [
             tuple(np.stack([scores[side, env] for env in claim.envs], 1) for side in (claim.better, claim.worse))
-            for claim in CLAIMS
+            for claim in paper.claims
         ]
         errors += any(status != "inconclusive" for status in statuses(*samples))
     assert errors / simulations <= 0.05 + 2 * (0.05 * 0.95 / simulations) ** 0.5
 
 
-def test_every_claim_can_be_decided_by_what_the_suites_run():
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)
+def test_every_claim_can_be_decided_by_what_the_suites_run(paper):
     promised = {}
-    for suite in ("core", "ablations"):
+    for suite in ("core", "ablations", "single_task", "rac", "online"):
         for _, config in suite_cells(suite):
             promised.setdefault(config.fingerprint, set()).add(config.seed)
     samples = []
-    for claim in CLAIMS:
+    for claim in paper.claims:
         seeds = [
             set.intersection(
                 *(
@@ -88,7 +99,7 @@ def test_every_claim_can_be_decided_by_what_the_suites_run():
         ]
         shapes = [(len(found), len(claim.envs)) for found in seeds]
         samples.append((np.ones(shapes[0]), np.zeros(shapes[1])))
-    assert statuses(*samples) == ["reproduced"] * len(CLAIMS)
+    assert statuses(*samples) == ["reproduced"] * len(paper.claims)
 
 
 def test_separation_is_that_of_the_last_point_and_missing_where_a_record_does_not_tell():
@@ -99,6 +110,29 @@ def test_separation_is_that_of_the_last_point_and_missing_where_a_record_does_no
     assert separation(record(*rates)) == 0.7
     assert separation(record()) == 0.0  # diverged before the first point
     assert separation(record({"embedding": {"train": None}})) is None and separation(record({})) is None
+
+
+def test_scores_with_self_collected_contexts_are_those_of_the_final_parameters():
+    def record(status, *evaluations):
+        scored = [{"protocol": protocol, "score": score} for protocol, score in evaluations]
+        return RunRecord({}, {}, {"status": status, "score": -0.5, "evaluations": scored}, {})
+
+    self_collected = MEASURES["score with self-collected contexts"]
+    gained = MEASURES["score with self-collected contexts less that with logged ones"]
+    both = record("finished", ("offline", 0.5), ("offline", 0.75), ("online", 0.25))
+    assert (self_collected(both), gained(both)) == (0.25, -0.5)
+    both = record("finished", ("online", 0.5), ("online", 0.75), ("offline", 0.25))
+    assert (self_collected(both), gained(both)) == (0.75, 0.5)
+    unmeasured, diverged = record("finished", ("offline", 0.5)), record("diverged")
+    assert (self_collected(unmeasured), gained(unmeasured)) == (None, None)
+    assert (self_collected(diverged), gained(diverged)) == (-0.5, None)
+
+
+def test_claims_about_methods_of_different_kinds_are_marked():
+    marked = {str(claim): "§" in str(claim) for paper in PAPERS for claim in paper.claims}
+    crossing = ["single_task_combo > focal §", "merpo > focal §", "smac > smac_offline §", "pearl > batch_pearl §"]
+    alike = ["merpo > single_task_combo", "rac > rac_random", "focal > batch_pearl", "focal > mbml"]
+    assert all(marked[name] for name in crossing) and not any(marked[name] for name in alike)
 
 
 def test_claims_are_judged_from_records(tmp_path, data_dir, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from omrlbench import training
-from omrlbench.claims import CLAIMS
+from omrlbench.claims import PAPERS
 from omrlbench.cli import main
 from omrlbench.config import resolve
 from omrlbench.envs.references import normalized_score
@@ -106,11 +106,23 @@ def test_differences_are_those_of_the_common_seeds(text, board):
 
 
 def test_claims_stand_there_with_the_runs_they_are_about(text):
-    for number, claim in enumerate(CLAIMS, 1):
-        (dialog,) = re.findall(rf'<dialog id="claim-{number}" .*?</dialog>', text, re.DOTALL)
-        assert html.escape(f"{claim.better} > {claim.worse}") in dialog and "not yet run</strong> at the cpu" in dialog
+    claims = {f"claim-{paper.name}-{n}": claim for paper in PAPERS for n, claim in enumerate(paper.claims, 1)}
+    assert re.findall(r'<dialog id="(claim-[^"]*)"', text) == list(claims)
+    for anchor, claim in claims.items():
+        (dialog,) = re.findall(rf'<dialog id="{anchor}" .*?</dialog>', text, re.DOTALL)
+        assert html.escape(str(claim)) in dialog and "not yet run</strong> at the cpu" in dialog
         sides = [f"{side} on {env}: " for env in claim.envs for side in (claim.better, claim.worse)]
         assert re.findall(r"<li>(.*?)<strong>no runs", dialog) == sides
+
+
+def test_every_paper_and_every_ranking_has_a_part(text):
+    for paper in PAPERS:
+        assert f"<h3>{paper.name}</h3>" in text and html.escape(paper.title) in text
+    for kind in ("interaction", "logs and reward-free interaction", "logs"):
+        (part,) = re.findall(rf"<h3>From {kind}</h3>(.*?)<h3>", text, re.DOTALL)
+        assert part.count("<table") == 2 and "random_<wbr>policy" in part
+    (gap,) = re.findall(r"<h3>The gap between contexts</h3>.*?</table>", text, re.DOTALL)
+    assert gap.count("smac_<wbr>offline") == gap.count(">change<") == 3
 
 
 def test_values_of_records_are_escaped(text):
@@ -297,7 +309,7 @@ def test_a_run_is_told_by_keyboard_alone(opened, runs):
 
 def test_a_claim_shows_its_evidence_and_closes_beside_it(opened):
     window = opened()
-    window.locator("button[aria-controls=claim-1]").click()
+    window.locator("button[aria-controls=claim-FOCAL-1]").click()
     assert "batch_pearl on cheetah_vel: no runs" in window.get_by_role("dialog").inner_text()
     window.mouse.click(5, 5)
     assert window.get_by_role("dialog").count() == 0

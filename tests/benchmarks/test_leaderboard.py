@@ -1,4 +1,4 @@
-"""The report on real runs of the suite `core`: the methods without learning, which take a second each."""
+"""The report on real runs of the suites that are ranked: the methods without learning, which take a second each."""
 
 import csv
 import json
@@ -11,15 +11,28 @@ import pytest
 from PIL import Image
 
 from omrlbench import training
+from omrlbench.claims import Claim, Paper, Side
 from omrlbench.cli import main
 from omrlbench.config import resolve
 from omrlbench.errors import BenchError
 from omrlbench.evaluation import PROTOCOLS
-from omrlbench.leaderboard import SUITES, UNTRAINED, Cell, Leaderboard, beside_published, leaderboard, texts
+from omrlbench.leaderboard import (
+    SUITES,
+    UNTRAINED,
+    Cell,
+    Leaderboard,
+    beside_published,
+    claims,
+    context_gap,
+    leaderboard,
+    promised,
+    rankings,
+    texts,
+)
 from omrlbench.leaderboard_figures import STYLES, curve, draw_all
 from omrlbench.published import Published, published
 from omrlbench.record import read_record, write_record
-from omrlbench.registry import algorithm_class
+from omrlbench.registry import kind
 from omrlbench.suite import suite_cells
 from omrlbench.verification import Results, read_results, stale_reason
 
@@ -211,7 +224,8 @@ def test_local_changes_and_unpinned_data_are_labelled(runs):
 
 def test_runs_of_no_cell_of_the_suite_are_counted_only(runs, data_dir):
     training.run(resolve(ENV, "do_nothing", budget="smoke"), results_dir=runs, data_dir=data_dir)
-    assert "1 records are of cells that the suites `core` and `single_task` do not have" in report(runs)[0]
+    found = "1 records are of cells that no suite of a ranking (`core`, `single_task`, `online`) has"
+    assert found in report(runs)[0]
 
 
 def test_a_missing_folder_is_an_error(tmp_path, capsys):
@@ -302,29 +316,98 @@ def test_every_published_number_is_of_a_cell_of_the_suite():
     assert {row.protocol for row in published()} <= PROTOCOLS.keys()
 
 
-def test_methods_that_see_different_things_of_a_test_task_are_never_ranked_together(runs, monkeypatch):
-    results = read_results(runs)
-    boards = {suite: leaderboard(results, suite) for suite in SUITES.values()}
-    for allowance, suite in SUITES.items():
-        ranked = set(boards[suite].methods) - set(UNTRAINED)
-        assert ranked and {algorithm_class(method).allowance for method in ranked} == {allowance}
+def test_methods_of_different_kinds_are_never_ranked_together(monkeypatch):
+    found = {suite: rankings(promised(Results(), suite)) for suite in SUITES}
+    for boards in found.values():
+        for one, board in boards.items():
+            assert {kind(method) for method in set(board.methods) - set(UNTRAINED)} == {one}
+            assert set(UNTRAINED) < set(board.methods)
+    assert {suite: list(boards) for suite, boards in found.items()} == {
+        "core": [("context", "logs")],
+        "single_task": [("dataset", "logs")],
+        "online": [("context", e) for e in ("interaction", "logs and reward-free interaction", "logs")],
+    }
+    with pytest.raises(BenchError, match="^suite online ranks methods together that see context from interaction and"):
+        leaderboard(Results(), "online")
     cells = [*suite_cells("core"), *suite_cells("single_task")]
     monkeypatch.setattr("omrlbench.leaderboard.suite_cells", lambda suite: cells)
-    with pytest.raises(BenchError, match="^suite core ranks allowances context and dataset together, give each"):
-        leaderboard(results)
+    with pytest.raises(BenchError, match="^suite core ranks .* see context from logs and dataset from logs, give each"):
+        leaderboard(Results())
 
 
-def test_the_second_ranking_has_its_own_tables_and_the_csv_both(runs):
+def test_every_ranking_has_its_own_tables_and_the_csv_all(runs):
     text, rows = report(runs)
     first, second = text.split("## Trained on the test task's own data")
-    second, _ = second.split("## Claims")
-    table_rows = [line.split("|")[1].strip(" *") for line in second.splitlines() if line.startswith("| ")]
-    assert {"single_task_brac", "single_task_bc", "do_nothing"} <= set(table_rows) and "focal" not in table_rows
-    assert "| single_task" not in first and "| *single_task" not in first
+    second, third = second.split("## Interaction with the training tasks")
+    third, _ = third.split("## Claims")
+    assert {"single_task_brac", "single_task_bc", "do_nothing"} <= set(first_cells(second))
+    assert "focal" not in first_cells(second + third) and "pearl" not in first_cells(first + second)
+    assert "| single_task" not in first + third and "| *single_task" not in first + third
+    parts = third.split("### From ")[1:]
+    rows_of_parts = [first_cells(part.partition("### The gap")[0]) for part in parts]
+    trained = [[row for row in found if row in ("pearl", "smac", "smac_offline")] for found in rows_of_parts]
+    assert trained == [["pearl"], ["smac"], ["smac_offline"]]
+    assert all(found.count("do_nothing") == 1 for found in rows_of_parts)
+    assert "The suite `online`: 4 of 90 runs are there." in third
     assert "The suite `single_task`: 4 of 165 runs are there." in second
-    assert rows["single_task_iql"]["allowance"] == "dataset" and rows["focal"]["allowance"] == "context"
+    kinds = {method: (row["allowance"], row["experience"]) for method, row in rows.items()}
+    assert all(kinds[method] == kind(method) for method in ("single_task_iql", "focal", "smac", "pearl"))
     lines = texts(leaderboard(read_results(runs)))["results/leaderboard.csv"].splitlines()
-    assert len(lines) == len({tuple(line.split(",")[:3]) for line in lines})  # rows of both suites are there once
+    assert len(lines) == len({tuple(line.split(",")[:3]) for line in lines})  # rows of several suites are there once
+
+
+def first_cells(text: str) -> list[str]:
+    """Of the rows of all tables."""
+    return [line.split("|")[1].strip(" *") for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_the_gap_between_contexts_is_paired_over_seeds(finished):
+    record = read_record(path_of(finished))
+
+    def cell(algo: str, *scores: tuple[float, float]) -> Cell:
+        """Of runs with these (logged, self-collected) scores at the end, after a worse evaluation."""
+        runs = {}
+        for seed, (logged, collected) in enumerate(scores):
+            parts = [("offline", -1.0), ("offline", logged), ("online", -1.0), ("online", collected)]
+            evaluations = [{"protocol": protocol, "score": score} for protocol, score in parts]
+            runs[seed] = replace(record, result=record.result | {"evaluations": evaluations})
+        return Cell(resolve(ENV, algo), (0, 1), runs)
+
+    before, after = cell("smac_offline", (0.8, 0.2), (0.6, 0.4)), cell("smac", (0.7, 0.5), (0.7, 0.7), (0.4, 0.4))
+    diverged = replace(record, result=record.result | {"status": "diverged", "evaluations": []})
+    before.runs[2] = diverged
+    board = Leaderboard({(COLUMN, "smac_offline"): before, (COLUMN, "smac"): after}, Results(), "online")
+    lines = [[text.strip(" †‡") for text in line.split("|")[2:-1]] for line in context_gap(board).splitlines()[2:]]
+    assert lines == [  # Student's t: 12.71 / sqrt(2) standard deviations of two, 4.303 / sqrt(3) of three
+        ["smac_offline", "0.700 ± 1.271", "0.300 ± 1.271", "0.400 ± 2.541", "2"],
+        ["smac", "0.600 ± 0.430", "0.533 ± 0.379", "0.067 ± 0.287", "3"],
+        ["change", "0.000 ± 1.271", "0.300 ± 0.000", "-0.300 ± 1.271", "2"],
+    ]
+    before.runs.clear()
+    lines = [line.split("|")[2:-1] for line in context_gap(board).splitlines()[2:]]
+    assert [cell.strip() for cell in lines[2]] == ["change", "–", "–", "–", "–"]
+
+
+def test_each_paper_has_its_table_and_its_family(finished, monkeypatch):
+    record = read_record(path_of(finished))
+    runs = {}
+    for place, algo in enumerate(("random_policy", "do_nothing")):
+        scored = [replace(record, result=record.result | {"score": seed + 10 * place}) for seed in range(5)]
+        runs[resolve(ENV, algo).record_path("").parent] = dict(enumerate(scored))
+    clear = Claim(Side("do_nothing"), Side("random_policy"), (ENV,), "Section 1")
+    not_run = Claim(Side("focal"), Side("bc"), (ENV,), "Section 2")
+    papers = (
+        Paper("One", "A and B", "First", "ICLR", "Tested.", (clear,)),
+        Paper("Ten", "C", "Second", "ICML", "Tested.", (clear, *[not_run] * 9)),
+    )
+    monkeypatch.setattr("omrlbench.leaderboard.PAPERS", papers)
+    _, one, ten = claims(Leaderboard({}, Results(runs))).split("### ")
+    assert one.startswith("One\n\nA and B, *First*, ICLR. Tested.\n\n| claim |")
+    assert f"| do_nothing > random_policy | score | {ENV} | Section 1 | 1.000 [" in one
+    assert "| 5 and 5 | 0.0079 | **reproduced** at the cpu budget |" in one
+    assert (
+        "| 5 and 5 | 0.079 | **inconclusive** at the cpu budget: so few seeds" in ten and ten.count("not yet run") == 9
+    )
 
 
 def test_a_record_that_hides_what_its_method_saw_is_refused(tmp_path, data_dir):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from omrlbench.errors import BenchError
-from omrlbench.leaderboard import SUITES, leaderboard, shown_method
+from omrlbench.leaderboard import SUITES, leaderboard, promised, shown_method
 from omrlbench.method_pages import MARKED, method_pages
 from omrlbench.verification import Results
 
@@ -18,11 +18,13 @@ def page(tmp_path) -> Path:
 
 
 def test_a_table_is_written_between_the_marks_and_replaced_the_next_time(page, tmp_path):
-    page.write_text("# Mine\n\n<!-- scores of bc, mbml -->\n<!-- end of scores -->\n\nThe end.\n")
+    marks = [f"<!-- scores of {names} -->\n<!-- end of scores -->\n\n" for names in ("bc, mbml", "smac")]
+    page.write_text(f"# Mine\n\n{marks[0]}Between.\n\n{marks[1]}The end.\n")
     board = leaderboard(Results())
     (text,) = method_pages(board, tmp_path).values()
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
-    assert rows == ["method", "---", shown_method("bc"), "mbml"]
+    assert rows == ["method", "---", shown_method("bc"), "mbml", "method", "---", "smac"]
+    assert text.count("Between.") == 1
     assert text.startswith("# Mine\n") and text.endswith("\nThe end.\n")
     page.write_text(text)
     assert method_pages(board, tmp_path) == {"docs/algorithms/mine.md": text}
@@ -39,12 +41,15 @@ def test_the_pages_about_methods_show_every_row_of_the_leaderboard():
         names for page in (ROOT / "docs/algorithms").glob("*.md") for _, names, _ in MARKED.findall(page.read_text())
     ]
     methods = {name for names in shown for name in names.split(", ")}
-    assert methods == {method for suite in SUITES.values() for method in leaderboard(Results(), suite).methods}
+    assert methods == {method for suite in SUITES for method in promised(Results(), suite).methods}
 
 
 def test_marks_with_methods_of_different_rankings_are_an_error(page, tmp_path):
     page.write_text("<!-- scores of focal, single_task_iql -->\n\n<!-- end of scores -->\n")
-    with pytest.raises(BenchError, match="asks for the scores of focal, single_task_iql, no row of one leaderboard"):
+    with pytest.raises(BenchError, match="asks for the scores of focal, single_task_iql, no row of one ranking"):
+        method_pages(leaderboard(Results()), tmp_path)
+    page.write_text("<!-- scores of pearl, smac -->\n\n<!-- end of scores -->\n")
+    with pytest.raises(BenchError, match="asks for the scores of pearl, smac, no row of one ranking"):
         method_pages(leaderboard(Results()), tmp_path)
     page.write_text("<!-- scores of single_task_iql, do_nothing -->\n<!-- end of scores -->\n")
     (text,) = method_pages(leaderboard(Results()), tmp_path).values()
