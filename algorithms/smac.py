@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from omrlbench.algorithms.algorithm import LAST_STAGE, Context, InteractionConfig, MetaBatch, Policy, require
 from omrlbench.algorithms.batch_pearl import BatchPearl, BatchPearlConfig
-from omrlbench.algorithms.brac import q_values
+from omrlbench.algorithms.brac import ENVIRONMENT_VALUES, q_values
 from omrlbench.algorithms.networks import adam, mlp, squashed_log_density
 from omrlbench.algorithms.pearl import exploring_policy
 
@@ -29,7 +29,7 @@ from omrlbench.algorithms.pearl import exploring_policy
 @dataclass(frozen=True)
 class SMACConfig(BatchPearlConfig):
     context_next_observations: bool = False  # the encoder sees (s, a, r)
-    kl_weight: float = 0.1  # beside the decoder's squared error of unscaled rewards
+    kl_weight: float = 0.1  # beside the decoder's squared error of unscaled rewards; the released program
     decoder_width: int = 64  # two hidden layers
     advantage_temperature: float = 20.0  # SMAC: 100 beside rewards times 5
     entropy_temperature: float = 0.0
@@ -44,7 +44,7 @@ class SMACConfig(BatchPearlConfig):
 class SMACOffline(BatchPearl):
     Config = SMACConfig
     revision = 1
-    environment_values = {}
+    environment_values = dict.fromkeys(ENVIRONMENT_VALUES, {"kl_weight": 1e-6})  # at 0.1 z is not used, see the docs
 
     def __init__(self, problem, config, seed, device="cpu"):
         super().__init__(problem, config, seed, device)

@@ -1,30 +1,40 @@
-"""Measured results in the pages about methods: a table between two marks, which `bench report` keeps up to date."""
+"""Measured results in the pages about methods: tables between two marks, which `bench report` keeps up to date."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from omrlbench.errors import BenchError
-from omrlbench.leaderboard import OTHER_SUITES, Leaderboard, per_environment, promised, rankings
+from omrlbench.leaderboard import NONE, OTHER_SUITES, Leaderboard, number, per_environment, promised, rankings, table
+from omrlbench.suite import suite_cells
+from omrlbench.verification import Results
 
-MARKED = re.compile(r"(<!-- scores of ([\w, ]+) -->\n)(?:.*?\n)??(<!-- end of scores -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- (scores|trials) of ([\w, ]+?)(?: in (\w+))? -->\n)(?:.*?\n)??(<!-- end of \2 -->)", re.DOTALL
+)
 
 
 def method_pages(board: Leaderboard, out: Path) -> dict[str, str]:
-    """The pages below `out`/docs/algorithms that have marks, with the tables of all rankings: path below `out` -> text.
+    """The pages below `out`/docs/algorithms that have marks, with the tables they ask for: path below `out` -> text.
 
-    Raises BenchError, naming the page, where marks name methods that no ranking has, or none together.
+    Raises BenchError, naming the page, where marks name methods that no ranking has, or none together, or that their
+    suite of trials does not have.
     """
-    pages, boards = {}, [board]
+    boards = [board]
     for suite in OTHER_SUITES:
         boards += rankings(promised(board.results, suite)).values()
-    for path in sorted((out / "docs" / "algorithms").glob("*.md")):
-        text = path.read_text()
-        if MARKED.search(text):
-            pages[str(path.relative_to(out))] = MARKED.sub(
-                lambda found, path=path: f"{found[1]}\n{scores(boards, found[2].split(', '), path)}\n\n{found[3]}", text
-            )
-    return pages
+
+    def filled(path: Path, text: str) -> str:
+        def written(marks: re.Match) -> str:
+            begin, what, names, suite, end = marks.groups()
+            methods = names.split(", ")
+            found = scores(boards, methods, path) if what == "scores" else trials(board.results, suite, methods, path)
+            return f"{begin}\n{found}\n\n{end}"
+
+        return MARKED.sub(written, text)
+
+    pages = {path: path.read_text() for path in sorted((out / "docs" / "algorithms").glob("*.md"))}
+    return {str(path.relative_to(out)): filled(path, text) for path, text in pages.items() if MARKED.search(text)}
 
 
 def scores(boards: Sequence[Leaderboard], methods: Sequence[str], path: Path) -> str:
@@ -34,3 +44,20 @@ def scores(boards: Sequence[Leaderboard], methods: Sequence[str], path: Path) ->
             return per_environment(board, methods)
     unknown = set(methods).difference(*(board.methods for board in boards)) or methods
     raise BenchError(f"{path} asks for the scores of {', '.join(sorted(unknown))}, no row of one ranking")
+
+
+def trials(results: Results, suite: str, methods: Sequence[str], path: Path) -> str:
+    """The scores of the runs of `methods` in `suite`, in the order of their seeds, by values and meta-environment."""
+    cells = [(variant, config) for variant, config in suite_cells(suite) if config.algo in methods]
+    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for variant, config in cells:
+        run = results.runs.get(config.record_path("").parent, {}).get(config.seed)
+        found = rows.setdefault((config.algo, variant), {}).setdefault(config.env, [])
+        found.append(NONE if run is None else number(run.result["score"], 2))
+    if unknown := set(methods).difference(config.algo for _, config in cells):
+        raise BenchError(f"{path} asks for trials of {', '.join(sorted(unknown))}, which {suite} does not have")
+    envs = list(dict.fromkeys(config.env for _, config in cells))
+    return table(
+        ["method", "values", *envs],
+        ([*names, *(", ".join(found.get(env, [NONE])) for env in envs)] for names, found in rows.items()),
+    )

@@ -159,4 +159,4 @@ def test_the_second_phase_adds_the_value_of_the_policy_s_own_actions(online, mon
 
 def test_weights_stand_beside_rewards_as_in_the_released_program():
     values = resolve("cheetah_vel", "smac", budget="paper").algorithm
-    assert values.q_weight == 5 * 1 and values.advantage_temperature == 100 / 5 and values.kl_weight == 0.1
+    assert values.q_weight == 5 * 1 and values.advantage_temperature == 100 / 5

@@ -1,3 +1,4 @@
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -5,9 +6,19 @@ import pytest
 from omrlbench.errors import BenchError
 from omrlbench.leaderboard import SUITES, leaderboard, promised, shown_method
 from omrlbench.method_pages import MARKED, method_pages
+from omrlbench.suite import suite_cells
 from omrlbench.verification import Results
 
 ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Run:
+    score: float
+
+    @property
+    def result(self):
+        return {"score": self.score}
 
 
 @pytest.fixture
@@ -38,7 +49,10 @@ def test_marks_with_a_method_that_has_no_row_are_an_error(page, tmp_path):
 
 def test_the_pages_about_methods_show_every_row_of_the_leaderboard():
     shown = [
-        names for page in (ROOT / "docs/algorithms").glob("*.md") for _, names, _ in MARKED.findall(page.read_text())
+        names
+        for page in (ROOT / "docs/algorithms").glob("*.md")
+        for _, what, names, *_ in MARKED.findall(page.read_text())
+        if what == "scores"
     ]
     methods = {name for names in shown for name in names.split(", ")}
     assert methods == {method for suite in SUITES for method in promised(Results(), suite).methods}
@@ -54,3 +68,21 @@ def test_marks_with_methods_of_different_rankings_are_an_error(page, tmp_path):
     page.write_text("<!-- scores of single_task_iql, do_nothing -->\n<!-- end of scores -->\n")
     (text,) = method_pages(leaderboard(Results()), tmp_path).values()
     assert "| single_task_iql |" in text and "walker_params" in text
+
+
+def test_a_table_of_trials_has_the_scores_of_a_suite_by_values_and_environment(page, tmp_path):
+    configs = [(variant, c) for variant, c in suite_cells("online_trials") if c.algo == "smac_offline"]
+    runs = {c.record_path("").parent: {c.seed: Run(0.125 * i)} for i, (_, c) in enumerate(configs[:2])}
+    page.write_text("<!-- trials of smac_offline in online_trials -->\n<!-- end of trials -->\n")
+    board = leaderboard(Results())
+    (text,) = method_pages(replace(board, results=replace(board.results, runs=runs)), tmp_path).values()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["method", "values", *dict.fromkeys(c.env for _, c in configs)]
+    assert rows[2:4] == [["smac_offline", configs[k][0], score, "–", "–"] for k, score in enumerate(("0.00", "0.12"))]
+    assert len(rows) == 2 + len(dict.fromkeys(variant for variant, _ in configs))
+
+
+def test_trials_of_a_method_that_the_suite_does_not_have_are_an_error(page, tmp_path):
+    page.write_text("<!-- trials of bc in online_trials -->\n<!-- end of trials -->\n")
+    with pytest.raises(BenchError, match="asks for trials of bc, which online_trials does not have"):
+        method_pages(leaderboard(Results()), tmp_path)
