@@ -43,8 +43,9 @@ def dataset_id(spec: MetaEnvSpec, level: str, kind: str) -> str:
 
 
 def datasets_root(data_dir: str | Path | None = None) -> Path:
-    """`data_dir`, else the folder that MINARI_DATASETS_PATH names, else Minari's own in the home folder."""
-    return Path(data_dir or os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    """`data_dir`, else the folder that MINARI_DATASETS_PATH names, else Minari's own in the home folder; absolute."""
+    # Minari does not find its files by a relative path
+    return Path(data_dir or os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets").absolute()
 
 
 def data_folder(dataset: str, data_dir: str | Path | None = None) -> Path:
