@@ -244,6 +244,16 @@ def test_a_record_of_another_installation_is_not_repeated(run, bench, tmp_path, 
     assert code == 2 and "there is no run record" in err
 
 
+def test_a_record_whose_config_is_of_the_wrong_form_is_not_repeated(bench, tmp_path):
+    path = tmp_path / "seed-0.json"
+    result = {"status": "finished", "message": None, "score": 0.5, "curve": [], "evaluations": []}
+    wrong = {"env": "point_robot", "algo": "focal", "dataset": {"recipe": "x"}, "training": 5}
+    for config in ({}, wrong):
+        write_record(path, RunRecord(config, {}, result, {}))
+        code, out, err = bench("run", "--from", path)
+        assert code == 2 and not out and err.startswith(f"bench: {path} is not as its run wrote it: "), err
+
+
 def test_eval_prints_one_line_and_the_record_of_each_run(run, bench, tmp_path, data_dir):
     for seed in (0, 1):
         run("--seed", seed)
