@@ -93,9 +93,10 @@ def test_contexts_of_another_level_are_used_and_recorded(focal, data_dir):
 
 
 def test_what_cannot_be_evaluated_is_one_line_with_the_fix(focal, data_dir, tmp_path, monkeypatch):
-    path = tmp_path / "seed-0.json"
+    path = tmp_path / "a folder" / "seed-0.json"
+    path.parent.mkdir()
     shutil.copy(focal, path)
-    with pytest.raises(BenchError, match=f"no weights beside {path}; repeat the run .*: bench run --from {path}$"):
+    with pytest.raises(BenchError, match=f"no weights beside {path}; repeat the run .*: bench run --from '{path}'$"):
         evaluate_again(path, Request(), data_dir=data_dir)
     path.with_suffix(".safetensors").write_bytes(b"no weights")
     with pytest.raises(BenchError, match=f"cannot read {path.with_suffix('.safetensors')}; repeat the run"):
