@@ -194,12 +194,18 @@ def evaluate(records: Sequence[Path], data_dir: Path | None, **request: Any) -> 
     from omrlbench.progress import Bar
     from omrlbench.reevaluation import Request, evaluate_again
 
-    argv, asked, exit_code = ["bench", *sys.argv[1:]], Request(**request), 0
+    argv, asked, known, exit_code = ["bench", *sys.argv[1:]], Request(**request), {}, 0
     for path in records:
         try:
             with Bar("evaluating") as bar:
                 target, made = evaluate_again(
-                    path, asked, data_dir=data_dir, argv=argv, on_data_progress=bar.update, on_message=bar.message
+                    path,
+                    asked,
+                    data_dir=data_dir,
+                    argv=argv,
+                    on_data_progress=bar.update,
+                    on_message=bar.message,
+                    known=known,
                 )
         except BenchError as error:
             exit_code = _complain(str(error), error.exit_code)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from omrlbench import config as configuration
-from omrlbench import reevaluation, training
+from omrlbench import reevaluation, run_data, training
+from omrlbench.cli import main
 from omrlbench.config import resolve
 from omrlbench.data.generate import make_dataset
+from omrlbench.data.store import load_dataset
 from omrlbench.envs.registry import get_meta_env
 from omrlbench.errors import BenchError
 from omrlbench.record import read_evaluation, read_record
@@ -90,6 +92,24 @@ def test_contexts_of_another_level_are_used_and_recorded(focal, data_dir):
     assert own.result["returns"] != made.result["returns"]
     with pytest.raises(BenchError, match="have no --context-level"):
         evaluate_again(focal, Request("online", level="random"), data_dir=data_dir)
+
+
+def test_several_records_read_a_dataset_once(focal, data_dir, tmp_path, monkeypatch, capsys):
+    read = []
+
+    def reading(*arguments, **options):
+        read.append(arguments)
+        return load_dataset(*arguments, **options)
+
+    alone = evaluate_again(focal, Request(level="random"), data_dir=data_dir)[1].result
+    monkeypatch.setattr(run_data, "load_dataset", reading)
+    other = run("focal", tmp_path, data_dir)
+    read.clear()
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", str(other), str(focal), "--context-level", "random", "--data-dir", str(data_dir)])
+    assert stop.value.code == 0 and read == [(ENV, get_meta_env(ENV).default_level), (ENV, "random")]
+    target = focal.parent / "seed-0.evaluations" / "offline-random-test-2.json"
+    assert str(target) in capsys.readouterr().out and read_evaluation(target).result == alone
 
 
 def test_what_cannot_be_evaluated_is_one_line_with_the_fix(focal, data_dir, tmp_path, monkeypatch):
