@@ -622,14 +622,18 @@ def list_group() -> None:
 
 @list_group.command()
 def algos() -> None:
-    """Methods, what each sees of a task that it is evaluated on, and which package it comes from."""
+    """Methods, what each sees of a task that it is evaluated on, and which package it comes from.
+
+    That is a context, the task's whole dataset, or for reference the task's parameters.
+    """
     from omrlbench.errors import BenchError
     from omrlbench.registry import algorithm_class, algorithms
 
     rows = []
     for name, origin in algorithms().items():
         try:
-            rows.append((name, algorithm_class(name).allowance, origin))
+            method = algorithm_class(name)
+            rows.append((name, "parameters" if method.privileged else method.allowance, origin))
         except BenchError as error:
             rows.append((name, "", f"{origin}: {error}"))
     print_table(("method", "sees", "from"), rows)

@@ -129,6 +129,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(bench, arguments, parts):
 def test_lists(bench, data_dir):
     rows = {line.split()[0]: line.split()[1] for line in bench("list", "algos")[1].splitlines()}
     assert rows["focal"] == "context" and rows["single_task_iql"] == "dataset"
+    assert rows["oracle_task"] == rows["expert_policy"] == "parameters"
     envs = bench("list", "envs")[1]
     assert "point_robot_wind" in envs and "80 / 10 / 20" in envs
     for command in (("list", "datasets"), ("data", "list")):
