@@ -78,7 +78,7 @@ def recipe(spec: MetaEnvSpec, level: str, kind: str, episodes: int | None = None
         "env_revision": spec.revision,
         "level": level,
         "horizon": spec.horizon,
-        "task_set_sha256": hashlib.sha256(spec.tasks.to_json().encode()).hexdigest(),
+        "task_set_sha256": spec.tasks.sha256,
         "checkpoints_sha256": checkpoints.sha256,
         "checkpoint_steps": list(steps),
         "episodes": episodes,
