@@ -3,7 +3,6 @@
 Only click is imported up here, so that `bench --help` answers at once.
 """
 
-import errno
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
     from omrlbench.record import RunRecord
     from omrlbench.sweep import Cell
 
-FILE_ERRORS = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
-)
 DIFFERENT = 6  # exit code where a repeated run did not come out as its record has it
 INTERRUPTED = 130
 UNDECIDED = 5  # too few runs to compare
@@ -46,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _exit_code(argv: Sequence[str] | None) -> int:
-    from omrlbench.errors import BenchError
+    from omrlbench.errors import BenchError, unusable_file
 
     try:
         return cli.main(argv, prog_name="bench", standalone_mode=False) or 0
@@ -60,9 +55,10 @@ def _exit_code(argv: Sequence[str] | None) -> int:
     except BenchError as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in FILE_ERRORS:
+        reason = unusable_file(error)
+        if reason is None:
             raise
-        return _complain(f"cannot use {error.filename or 'the output'}: {error.strerror}", 1)
+        return _complain(reason, 1)
 
 
 def _complain(message: str, exit_code: int) -> int:
@@ -198,12 +194,18 @@ def evaluate(records: Sequence[Path], data_dir: Path | None, **request: Any) -> 
     from omrlbench.progress import Bar
     from omrlbench.reevaluation import Request, evaluate_again
 
-    argv, asked, exit_code = ["bench", *sys.argv[1:]], Request(**request), 0
+    argv, asked, known, exit_code = ["bench", *sys.argv[1:]], Request(**request), {}, 0
     for path in records:
         try:
             with Bar("evaluating") as bar:
                 target, made = evaluate_again(
-                    path, asked, data_dir=data_dir, argv=argv, on_data_progress=bar.update, on_message=bar.message
+                    path,
+                    asked,
+                    data_dir=data_dir,
+                    argv=argv,
+                    on_data_progress=bar.update,
+                    on_message=bar.message,
+                    known=known,
                 )
         except BenchError as error:
             exit_code = _complain(str(error), error.exit_code)
@@ -620,14 +622,18 @@ def list_group() -> None:
 
 @list_group.command()
 def algos() -> None:
-    """Methods, what each sees of a task that it is evaluated on, and which package it comes from."""
+    """Methods, what each sees of a task that it is evaluated on, and which package it comes from.
+
+    That is a context, the task's whole dataset, or for reference the task's parameters.
+    """
     from omrlbench.errors import BenchError
     from omrlbench.registry import algorithm_class, algorithms
 
     rows = []
     for name, origin in algorithms().items():
         try:
-            rows.append((name, algorithm_class(name).allowance, origin))
+            method = algorithm_class(name)
+            rows.append((name, "parameters" if method.privileged else method.allowance, origin))
         except BenchError as error:
             rows.append((name, "", f"{origin}: {error}"))
     print_table(("method", "sees", "from"), rows)

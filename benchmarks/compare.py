@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omrlbench.algorithms.algorithm import ALLOWANCES
-from omrlbench.config import allowance_of, resolve
+from omrlbench.config import allowance_of, budget_names, resolve
 from omrlbench.errors import BenchError, unknown
 from omrlbench.record import RunRecord
 from omrlbench.registry import algorithms
@@ -51,6 +51,8 @@ class Result:
 
 def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> Result:
     """Raises BenchError for a side that is unknown or has no or damaged runs, and for sides that do not compare."""
+    if budget not in budget_names():
+        raise unknown("budget", budget, budget_names())
     first, second = (find_side(name, results_dirs, budget) for name in (a, b))
     common = [column for column in first if column in second]
     if not common:

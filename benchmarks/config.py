@@ -123,8 +123,9 @@ def _section(section: type, stored: dict[str, Any]) -> Any:
     hints = get_type_hints(section)
     for key in stored.keys() - hints.keys():
         raise unknown(f"key of {section.__name__}", key, hints)
+    values = {key: _converted(section.__name__, key, value, hints[key]) for key, value in stored.items()}
     try:
-        return section(**{key: convert(value, hints[key]) for key, value in stored.items()})
+        return section(**values)
     except ValueError as error:
         raise BenchError(f"{section.__name__}: {error}") from None
 
@@ -268,12 +269,7 @@ class _Values:
         for key, value in values.items():
             if key not in hints:
                 raise unknown(f"key in {source}", key, hints)
-            try:
-                self.values[key] = convert(value, hints[key])
-            except ValueError as error:
-                raise BenchError(f"{source}: {key} is {error}, not {value!r}") from None
-            except BenchError as error:
-                raise BenchError(f"{source}: {key}: {error}") from None
+            self.values[key] = _converted(source, key, value, hints[key])
             self.sources[key] = source
 
     def limit_meta_batch(self, env: str, tasks: int) -> None:
@@ -317,6 +313,16 @@ def convert(value: Any, annotation: Any) -> Any:
             raise ValueError("a list separated by commas")
         return tuple(convert(item, arguments[0]) for item in items)
     return _SCALARS[annotation](value)
+
+
+def _converted(source: str, key: str, value: Any, annotation: Any) -> Any:
+    """`convert`, with errors that name the `key` and where its value is from."""
+    try:
+        return convert(value, annotation)
+    except ValueError as error:
+        raise BenchError(f"{source}: {key} is {error}, not {value!r}") from None
+    except BenchError as error:
+        raise BenchError(f"{source}: {key}: {error}") from None
 
 
 def _to_bool(value: Any) -> bool:

@@ -1,7 +1,13 @@
 """What can go wrong in a foreseen way: one line for people, and the exit code of the command."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+FILE_ERRORS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+)
 
 
 class BenchError(Exception):
@@ -26,6 +32,13 @@ class Interrupted(BenchError):
     """Stopped by a signal with its state kept: the same command goes on from there."""
 
     exit_code = 130
+
+
+def unusable_file(error: BaseException) -> str | None:
+    """In one line which file cannot be read or written and why, None where that is not what `error` tells."""
+    if not isinstance(error, OSError) or error.errno not in FILE_ERRORS:
+        return None
+    return f"cannot use {error.filename or 'the output'}: {error.strerror}"
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> BenchError:

@@ -4,6 +4,7 @@ Li, Yang and Luo, ICLR 2021. Each entry of `FIGURES` is what the paper's caption
 curves are those that run records keep, so that a fresh clone can draw them. docs/figures.md says what differs.
 """
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -365,13 +366,12 @@ def find_runs(panels: Sequence[Panel], source: Source) -> Found:
 def command_for(panel: Panel, need: Need, source: Source) -> str:
     """What makes the runs: suites are of one budget."""
     side, env = need
+    place = f"--results-dir {shlex.quote(str(source.results_dir))}"
     if source.budget == BUDGET:
         only = f"algo={side.algo},env={env}" + (f",level={side.level}" if side.level else "")
-        return f"bench sweep {panel.suite_of(side)} --only {only} --results-dir {source.results_dir}"
+        return f"bench sweep {panel.suite_of(side)} --only {only} {place}"
     values = "".join(f" --set {change}" for change in side.changes) + (f" --level {side.level}" if side.level else "")
-    return (
-        f"bench run --algo {side.algo} --env {env} --budget {source.budget}{values} --results-dir {source.results_dir}"
-    )
+    return f"bench run --algo {side.algo} --env {env} --budget {source.budget}{values} {place}"
 
 
 def draw_panels(drawing: Drawing, found: Found, source: Source) -> Figure:

@@ -126,13 +126,23 @@ def _problem(table: Any, form: type[Record]) -> str | None:
     sections = {field.name for field in fields(form)}
     if table.keys() != sections:
         return f"missing or unknown sections: {', '.join(sorted(table.keys() ^ sections))}"
-    if form is not RunRecord:
-        return None
-    missing = [key for key in RESULT_KEYS if key not in table["result"]]
+    for section in sorted(sections - {"schema_version"}):
+        if not isinstance(table[section], dict):
+            return f"its {section} is not a JSON object"
+    return _problem_of_result(table["result"]) if form is RunRecord else None
+
+
+def _problem_of_result(result: dict[str, Any]) -> str | None:
+    missing = [key for key in RESULT_KEYS if key not in result]
     if missing:
         return f"its result has no {missing[0]}"
-    if table["result"]["status"] not in STATUSES:
-        return f"its status is {table['result']['status']!r}"
+    if result["status"] not in STATUSES:
+        return f"its status is {result['status']!r}"
+    if not isinstance(result["score"], int | float):
+        return f"its score is {result['score']!r}, not a number"
+    for key in ("curve", "evaluations"):
+        if not isinstance(result[key], list):
+            return f"its {key} is not a JSON array"
     return None
 
 

@@ -24,7 +24,7 @@ from omrlbench.record import (
 )
 from omrlbench.registry import meta_env
 from omrlbench.repetition import recorded_config
-from omrlbench.run_data import contexts_of, data_identity, load_own
+from omrlbench.run_data import Known, contexts_of, data_identity, load_own
 from omrlbench.training import as_plain, evaluated_tasks, make_algorithm
 from omrlbench.weights import restore_weights
 
@@ -47,12 +47,13 @@ def evaluate_again(
     argv: Sequence[str] | None = None,
     on_data_progress: Callable[[str, int, int], None] | None = None,
     on_message: Callable[[str], None] = lambda message: None,
+    known: Known | None = None,
 ) -> tuple[Path, EvaluationRecord]:
     """Evaluate the run with the record `path`; the evaluation's own record and where it was written.
 
-    Contexts and starts are those of the run's last evaluation. Raises BenchError, one line, where the run has no
-    weights, where this installation would compute something else, or where the method lacks the protocol, and Diverged
-    if an action is not finite.
+    Contexts and starts are those of the run's last evaluation. Datasets in `known` are not read again. Raises
+    BenchError, one line, where the run has no weights, where this installation would compute something else, or where
+    the method lacks the protocol, and Diverged if an action is not finite.
     """
     record, config = finished_run(path)
     request = replace(request, protocol=request.protocol or record.protocol)
@@ -60,8 +61,9 @@ def evaluate_again(
     _check(config, request, split, level)
     episodes = request.episodes or config.training.final_eval_episodes
     with deterministic():
-        own = load_own(config, data_dir, on_data_progress, on_message)
-        contexts = _contexts(config, request.protocol, level, own, data_dir, on_data_progress, on_message)
+        arguments = (data_dir, on_data_progress, on_message, known)
+        own = load_own(config, *arguments)
+        contexts = _contexts(config, request.protocol, level, own, *arguments)
         algorithm = trained(config, own, path)
         index, size = last_evaluation(record), config.algorithm.context_size
         try:

@@ -18,6 +18,8 @@ def recorded_config(path: Path, record: RunRecord) -> RunConfig:
         check_installed(config)
     except BenchError as error:
         raise BenchError(f"{path} cannot be repeated here: {error}") from None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BenchError(f"{path} is not as its run wrote it: {type(error).__name__}: {error}") from None
     if config.fingerprint != record.config["fingerprint"]:
         raise BenchError(f"{path} was changed by hand: its config does not have its fingerprint")
     return config

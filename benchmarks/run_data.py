@@ -14,6 +14,8 @@ from omrlbench.data.store import load_dataset, recipe_fingerprint
 from omrlbench.errors import BenchError
 from omrlbench.registry import meta_env
 
+Known = dict[tuple[str, str, str], MultiTaskDataset]  # by meta-environment, level and kind of behaviour policy
+
 
 def load_logs(config: RunConfig, *arguments: Any) -> dict[str, MultiTaskDataset]:
     """By protocol, the data that contexts are drawn from, as the method sees them; those of "offline" it learns from.
@@ -42,16 +44,23 @@ def checked_dataset(
     data_dir: str | Path | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
     on_message: Callable[[str], None] = lambda message: None,
+    known: Known | None = None,
 ) -> MultiTaskDataset:
-    """The run's dataset of `level`. Raises BenchError if it was made by another recipe than this version's."""
-    dataset = load_dataset(
-        config.env,
-        level,
-        behavior=config.behavior,
-        data_dir=data_dir,
-        on_progress=on_progress,
-        on_message=on_message,
-    )
+    """The run's dataset of `level`, read unless it is in `known`, which takes it up.
+
+    Raises BenchError if it was made by another recipe than this version's.
+    """
+    known, key = {} if known is None else known, (config.env, level, config.behavior)
+    if key not in known:
+        known[key] = load_dataset(
+            config.env,
+            level,
+            behavior=config.behavior,
+            data_dir=data_dir,
+            on_progress=on_progress,
+            on_message=on_message,
+        )
+    dataset = known[key]
     spec = meta_env(config.env)
     wanted = config.dataset if level == config.level else recipe_fingerprint(spec, level, config.behavior)
     if dataset.metadata["recipe_sha256"] != wanted:

@@ -1,5 +1,6 @@
 """The weights beside a record, as safetensors: what adapting and acting need."""
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def restore_weights(algorithm: Algorithm, record: Path) -> None:
     wanted, path = exported_tensors(algorithm), record.with_suffix(".safetensors")
     if not wanted:
         return
-    again = f"repeat the run and use its new record: bench run --from {record}"
+    again = f"repeat the run and use its new record: bench run --from {shlex.quote(str(record))}"
     try:
         stored = load_file(path, algorithm.device.type)
     except FileNotFoundError:

@@ -4,9 +4,10 @@ A task set is a JSON file under `task_sets/`, made once by the functions at the 
 drawn again at run time. `tests/envs/test_tasks.py` draws each one afresh and compares.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 
 import numpy as np
@@ -41,6 +42,11 @@ class TaskSet:
             "parameters": self.parameters.tolist(),
         }
         return json.dumps(table, indent=1) + "\n"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of `to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str) -> "TaskSet":

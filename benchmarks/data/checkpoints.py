@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -99,18 +100,24 @@ def load_checkpoints(spec: MetaEnvSpec, kind: str) -> Checkpoints:
             f"no {kind} behaviour policies for {spec.name}; train them: "
             f"bench data train-behavior {spec.name} --behavior {kind}"
         )
-    with safe_open(path, framework="pt") as stored:
-        about = json.loads(stored.metadata()["omrl"])
+    about, sha256 = _read(path, path.stat().st_mtime_ns)
     return Checkpoints(
         spec,
         kind,
         path,
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256,
         BehaviorConfig(**about["config"]),
         {env: {level: tuple(steps) for level, steps in table.items()} for env, table in about["levels"].items()},
         _by_step(about["returns"]),
         _by_step(about.get("task_returns", {})),
     )
+
+
+@cache
+def _read(path: Path, modified: int) -> tuple[dict[str, Any], str]:
+    """What the file that was `modified` then says of its checkpoints, and its SHA-256: suites ask for every cell."""
+    with safe_open(path, framework="pt") as stored:
+        return json.loads(stored.metadata()["omrl"]), hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _by_step(table: dict[str, Any]) -> dict[int, Any]:

@@ -43,8 +43,9 @@ def dataset_id(spec: MetaEnvSpec, level: str, kind: str) -> str:
 
 
 def datasets_root(data_dir: str | Path | None = None) -> Path:
-    """`data_dir`, else the folder that MINARI_DATASETS_PATH names, else Minari's own in the home folder."""
-    return Path(data_dir or os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    """`data_dir`, else the folder that MINARI_DATASETS_PATH names, else Minari's own in the home folder; absolute."""
+    # Minari does not find its files by a relative path
+    return Path(data_dir or os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets").absolute()
 
 
 def data_folder(dataset: str, data_dir: str | Path | None = None) -> Path:
@@ -77,7 +78,7 @@ def recipe(spec: MetaEnvSpec, level: str, kind: str, episodes: int | None = None
         "env_revision": spec.revision,
         "level": level,
         "horizon": spec.horizon,
-        "task_set_sha256": hashlib.sha256(spec.tasks.to_json().encode()).hexdigest(),
+        "task_set_sha256": spec.tasks.sha256,
         "checkpoints_sha256": checkpoints.sha256,
         "checkpoint_steps": list(steps),
         "episodes": episodes,

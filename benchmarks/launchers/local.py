@@ -35,6 +35,7 @@ class LocalLauncher:
         self.running: list[Worker] = []
 
     def __enter__(self) -> "LocalLauncher":
+        self.work.results_dir.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omrlbench.config import RunConfig
-from omrlbench.errors import BenchError, Interrupted, RunBusy
+from omrlbench.errors import BenchError, Interrupted, RunBusy, unusable_file
 from omrlbench.sweep import ELSEWHERE, FAILED, QUEUED
 
 News = dict[str, Any]  # values of `Cell` by name
@@ -47,5 +47,7 @@ class Work:
         except BenchError as error:
             return {"state": FAILED, "reason": str(error)}
         except Exception as error:
+            if reason := unusable_file(error):
+                return {"state": FAILED, "reason": reason}
             config.record_path(self.results_dir).with_suffix(".error").write_text(traceback.format_exc())
             return {"state": FAILED, "reason": f"{type(error).__name__}: {error}".splitlines()[0]}

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from omrlbench.algorithms.bcq import (
     CANDIDATES,
@@ -21,13 +20,6 @@ from omrlbench.algorithms.contextual_bcq import ContextualBCQ
 from omrlbench.testing import PROBLEM, SMALL, random_batch, random_context
 
 
-def put_out(network: nn.Module, values) -> None:
-    """Make each member of an ensemble put out its value everywhere."""
-    *_, last = [layer for layer in network if not isinstance(layer, nn.ReLU)]
-    last.weight.data.zero_()
-    last.bias.data[:] = torch.tensor(values).reshape(-1, 1, 1)
-
-
 def test_soft_minimum_by_hand():
     assert soft_minimum(torch.tensor([[1.0, 6.0], [5.0, 2.0]])).tolist() == [0.75 + 1.25, 1.5 + 1.5]
 
@@ -39,26 +31,26 @@ def test_the_best_of_ten_candidates_per_row():
     assert best_of_candidates(values).tolist() == [[9.0, 19.0]]
 
 
-def test_twin_critics_of_several_members():
+def test_twin_critics_of_several_members(put_out):
     critics = torch.nn.Sequential(*perturbation(2 * 3, 4, 1, (8,)))  # any ensemble of six
-    put_out(critics, [1.0, 2.0, 3.0, 10.0, 20.0, 30.0])
+    put_out(critics, *[[[value]] for value in (1.0, 2.0, 3.0, 10.0, 20.0, 30.0)])
     q = twin_q(critics, torch.randn(3, 5, 4), torch.randn(3, 5, 1))
     assert q.shape == (2, 3, 5)
     assert q[:, :, 0].tolist() == [[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]
 
 
-def test_a_perturbation_moves_an_action_by_five_hundredths_at_most():
+def test_a_perturbation_moves_an_action_by_five_hundredths_at_most(put_out):
     network = perturbation(1, 3, 1, (8,))
-    put_out(network, [100.0])
+    put_out(network, 100.0)
     actions = torch.tensor([[[0.2], [0.99]]])
     assert perturbed(network, torch.randn(1, 2, 3), actions).flatten().tolist() == pytest.approx([0.25, 1.0])
 
 
-def test_vae_loss_by_hand():
+def test_vae_loss_by_hand(put_out):
     """Decoder output tanh(0) = 0; encoder mean and log-std 0.5: one action dimension, so two latent ones."""
     vae = ActionVAE(1, 3, 1, (8,))
-    put_out(vae.decoder, [0.0])
-    put_out(vae.encoder, [0.5])
+    put_out(vae.decoder, 0.0)
+    put_out(vae.encoder, 0.5)
     loss = vae.loss(torch.randn(1, 4, 3), torch.full((1, 4, 1), 0.6), torch.randn(1, 4, 2))
     kl = -0.5 * (1 + 1.0 - 0.25 - math.e)
     assert loss.item() == pytest.approx(0.36 + 0.5 * kl, rel=1e-5)
@@ -93,30 +85,18 @@ def contextual_bcq():
     return ContextualBCQ(PROBLEM, ContextualBCQ.Config(**SMALL, width=16, encoder_width=16, latent_dim=3), seed=0)
 
 
-def test_critic_target_by_hand():
+def test_critic_target_by_hand(put_out):
     """Target critics at 2 and 4 give 0.75 * 2 + 0.25 * 4 = 2.5 whatever the candidate, and nothing after an end."""
     algorithm = contextual_bcq()
-    put_out(algorithm.critics, [0.0, 0.0])
-    put_out(algorithm.critic_target, [2.0, 4.0])
+    put_out(algorithm.critics, 0.0)
+    put_out(algorithm.critic_target, [[2.0]], [[4.0]])
     features, a, r = torch.randn(1, 6, 6), torch.rand(1, 6, 2), torch.ones(1, 6)
     for terminated, backup in ((0.0, 1 + 0.99 * 2.5), (1.0, 1.0)):
         loss = algorithm.critic_loss(features, a, r, features, torch.full((1, 6), terminated))
         assert loss.item() == pytest.approx(2 * backup**2, rel=1e-5)
 
 
-def moved_by(algorithm, loss):
-    modules = {name: value for name, value in vars(algorithm).items() if isinstance(value, nn.Module)}
-    for module in modules.values():
-        module.zero_grad()
-    loss.backward()
-    return {
-        name
-        for name, module in modules.items()
-        if any(p.grad is not None and p.grad.any() for p in module.parameters())
-    }
-
-
-def test_the_encoder_learns_from_autoencoder_and_critics():
+def test_the_encoder_learns_from_autoencoder_and_critics(reached_by):
     algorithm = contextual_bcq()
     batch = random_batch(algorithm)
 
@@ -125,11 +105,11 @@ def test_the_encoder_learns_from_autoencoder_and_critics():
         return torch.cat([batch.observations[:, 0], z], -1)[None]
 
     a, r = batch.actions[None, :, 0], batch.rewards[None, :, 0]
-    assert moved_by(algorithm, algorithm.vae_loss(features(), a)) == {"encoder", "vae"}
+    assert reached_by(algorithm, algorithm.vae_loss(features(), a)) == {"encoder", "vae"}
     x = features()
-    assert moved_by(algorithm, algorithm.critic_loss(x, a, r, x.detach(), r * 0)) == {"encoder", "critics"}
+    assert reached_by(algorithm, algorithm.critic_loss(x, a, r, x.detach(), r * 0)) == {"encoder", "critics"}
     loss, _ = algorithm.perturbation_loss(features().detach())
-    assert moved_by(algorithm, loss) >= {"perturbation"}
+    assert reached_by(algorithm, loss) >= {"perturbation"}
 
 
 def test_targets_follow_slowly_and_get_no_gradient():

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from omrlbench.algorithms.algorithm import Context, Problem
 from omrlbench.algorithms.mbml import MBML
@@ -135,20 +134,7 @@ def test_the_positive_has_as_many_transitions_as_the_anchor():
 # ---------------------------------------------------------------- stages
 
 
-def moved_by(algorithm, stage):
-    """The modules that one update of `stage` changes."""
-    algorithm.stage = stage
-    modules = {name: value for name, value in vars(algorithm).items() if isinstance(value, nn.Module)}
-    before = {name: [p.detach().clone() for p in module.parameters()] for name, module in modules.items()}
-    algorithm.update(random_batch(algorithm))
-    return {
-        name
-        for name, module in modules.items()
-        if any(not torch.equal(b, p) for b, p in zip(before[name], module.parameters(), strict=True))
-    }
-
-
-def test_each_stage_moves_its_own_networks():
+def test_each_stage_moves_its_own_networks(moved_by):
     algorithm = mbml()
     teachers = {"teacher_vae", "teacher_critics", "teacher_perturbation"}
     targets = {"teacher_critic_target", "teacher_perturbation_target"}

@@ -26,12 +26,6 @@ def update(algorithm, stage, seed=0):
     return algorithm.update(random_batch(algorithm, seed=seed))
 
 
-def constant(network, *values):
-    """Every member of an ensemble says `values` whatever it is given."""
-    network[-1].weight.data.zero_()
-    network[-1].bias.data[:] = torch.tensor(values)
-
-
 def modules(algorithm):
     """Those of the evaluated tasks and the shared ones by name, those of the training tasks as `training.<name>`."""
     own = {name: value for name, value in vars(algorithm).items() if isinstance(value, nn.Module)}
@@ -107,11 +101,11 @@ def test_all_models_have_the_units_of_the_training_tasks():
 # ---------------------------------------------------------------- stage 2: meta-policy
 
 
-def test_distillation_by_hand():
+def test_distillation_by_hand(put_out):
     """Policies N(1, 1) in each of two dimensions, of standard deviation 1 as the meta-policy's N(0, 1)."""
     algorithm = fresh()
-    constant(algorithm.training.actors, 1.0, 1.0, 0.0, 0.0)
-    constant(algorithm.meta_policy, 0.0, 0.0, 0.0, 0.0)
+    put_out(algorithm.training.actors, 1.0, 1.0, 0.0, 0.0)
+    put_out(algorithm.meta_policy, 0.0, 0.0, 0.0, 0.0)
     loss = algorithm.distillation_loss(torch.randn(6, 8, 3))
     assert loss.item() == pytest.approx(1.0)
     loss.backward()

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from omrlbench.algorithms import rac
 from omrlbench.algorithms.networks import squashed_log_density
@@ -20,12 +19,6 @@ def fresh(**changes):
     return RAC(EVALUATED, RAC.Config(**SIZES | changes), seed=0)
 
 
-def constant(network, *values):
-    """Every member of an ensemble says `values` whatever it is given."""
-    network[-1].weight.data.zero_()
-    network[-1].bias.data[:] = torch.tensor(values)
-
-
 def columns(algorithm, stage="train", **changes):
     """s, a, r, s' and the ends of a batch of `stage`."""
     algorithm.stage = stage
@@ -33,44 +26,16 @@ def columns(algorithm, stage="train", **changes):
     return batch.observations, batch.actions, batch.rewards, batch.next_observations, batch.terminated
 
 
-def modules(algorithm):
-    return {name: value for name, value in vars(algorithm).items() if isinstance(value, nn.Module)}
-
-
-def reached_by(algorithm, loss):
-    """The modules that get a gradient from `loss`."""
-    for module in modules(algorithm).values():
-        module.zero_grad()
-    loss.backward()
-    return {
-        name
-        for name, module in modules(algorithm).items()
-        if any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
-    }
-
-
-def moved_by(algorithm, stage):
-    """The modules that one update of `stage` changes."""
-    algorithm.stage = stage
-    before = {name: [p.detach().clone() for p in module.parameters()] for name, module in modules(algorithm).items()}
-    algorithm.update(random_batch(algorithm))
-    return {
-        name
-        for name, module in modules(algorithm).items()
-        if any(not torch.equal(b, p) for b, p in zip(before[name], module.parameters(), strict=True))
-    }
-
-
 # ---------------------------------------------------------------- rollouts
 
 
-def test_rollouts_go_on_from_where_the_models_lead(monkeypatch):
+def test_rollouts_go_on_from_where_the_models_lead(monkeypatch, put_out):
     """Every step adds (1, 2, 3), earns 4 and ends with probability 1/2; three steps from two states of each task."""
     algorithm = fresh(rollout_length=3)
     monkeypatch.setattr(algorithm, "noise", lambda *shape: torch.zeros(shape))
     models = algorithm.models
     models.shift[:], models.scale[:] = torch.tensor([1.0, 2.0, 3.0, 4.0]), 1.0
-    constant(models.network, *[0.0] * 9)
+    put_out(models.network, *[0.0] * 9)
     start = torch.randn(2, 2, 3)
     s, a, r, s_next, end = algorithm.roll_out(start)
     step = torch.tensor([1.0, 2.0, 3.0])
@@ -107,10 +72,10 @@ def test_critic_loss_on_a_table(monkeypatch):
     assert algorithm.critic_loss(data, rollouts).item() == pytest.approx(2 * per_task)
 
 
-def test_half_an_end_halves_the_future():
+def test_half_an_end_halves_the_future(put_out):
     algorithm = fresh(discount=0.5, conservative_weight=0.0)
-    constant(algorithm.critics, 0.0)
-    constant(algorithm.critic_target, 4.0)
+    put_out(algorithm.critics, 0.0)
+    put_out(algorithm.critic_target, 4.0)
     s, a, r, s_next, _ = columns(algorithm)
     transitions = (s, a, torch.zeros_like(r), s_next, torch.full_like(r, 0.5))  # y = 0.5 * 0.5 * 4 = 1
     assert algorithm.critic_loss(transitions, transitions).item() == pytest.approx(2 * 2 * 0.5)
@@ -126,12 +91,12 @@ def test_kl_of_gaussians_before_tanh_by_hand():
     assert found.item() == pytest.approx(2 * (math.log(2) + 0.25 - 0.5))
 
 
-def test_actor_loss_by_hand():
+def test_actor_loss_by_hand(put_out):
     """Q = 2, policies N(0, 1), meta-policy N(1, 1): a divergence of 1/2 in each of two dimensions."""
     algorithm = fresh(meta_policy="random", alpha=0.25, regularization_weight=3.0, entropy_temperature=0.0)
-    constant(algorithm.critics, 2.0)
-    constant(algorithm.actors, 0.0, 0.0, 0.0, 0.0)
-    constant(algorithm.meta_policy, 1.0, 1.0, 0.0, 0.0)
+    put_out(algorithm.critics, 2.0)
+    put_out(algorithm.actors, 0.0, 0.0, 0.0, 0.0)
+    put_out(algorithm.meta_policy, 1.0, 1.0, 0.0, 0.0)
     s, a, *_ = columns(algorithm)
     loss, parts = algorithm.actor_loss(s, a, s[:, :6])
     likelihood = squashed_log_density(torch.zeros(2, 8, 2), torch.zeros(2, 8, 2), a).mean()
@@ -140,12 +105,12 @@ def test_actor_loss_by_hand():
     assert loss.item() == pytest.approx(2 * (-2 - 3 * 0.25 * likelihood.item() + 3 * 0.75 * 1.0), rel=1e-5)
 
 
-def test_entropy_is_rewarded():
+def test_entropy_is_rewarded(put_out):
     first, second = (fresh(entropy_temperature=temperature) for temperature in (0.0, 1.0))
     s, a, *_ = columns(first)
     for algorithm in (first, second):
-        constant(algorithm.actors, 0.0, 0.0, 0.0, 0.0)
-        constant(algorithm.critics, 0.0)
+        put_out(algorithm.actors, 0.0, 0.0, 0.0, 0.0)
+        put_out(algorithm.critics, 0.0)
     noise = torch.randn(2, 8, 2, generator=torch.Generator().manual_seed(3))
     for algorithm in (first, second):
         algorithm.noise = lambda *shape: noise
@@ -171,7 +136,7 @@ def test_without_a_meta_policy_alpha_is_one_and_combo_ignores_the_logged_actions
 
 
 @pytest.mark.parametrize("meta_policy", ["none", "random"])
-def test_each_loss_reaches_its_own_networks(meta_policy):
+def test_each_loss_reaches_its_own_networks(meta_policy, reached_by):
     algorithm = fresh(meta_policy=meta_policy)
     transitions = columns(algorithm, "models")
     algorithm.models.standardize(transitions[0], transitions[2], transitions[3], pooled=False)
@@ -183,7 +148,7 @@ def test_each_loss_reaches_its_own_networks(meta_policy):
         assert reached_by(algorithm, algorithm.actor_loss(data[0], data[1], rollouts[0])[0]) == {"actors"}
 
 
-def test_each_stage_moves_its_own_networks():
+def test_each_stage_moves_its_own_networks(moved_by):
     algorithm = fresh(meta_policy="random")
     assert moved_by(algorithm, "models") == {"models"}
     assert moved_by(algorithm, "train") == {"critics", "critic_target", "actors"}

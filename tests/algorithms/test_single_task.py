@@ -25,31 +25,11 @@ def fresh(method, **changes):
     return method(OWN, method.Config(**SMALL | {"task_width": 16} | changes), seed=0)
 
 
-def put_out(network: nn.Module, *values: float) -> None:
-    """Every member puts out `values`, one per output, whatever it is given."""
-    *_, last = [layer for layer in network if not isinstance(layer, nn.ReLU)]
-    last.weight.data.zero_()
-    last.bias.data[:] = torch.tensor(values).expand_as(last.bias)
-
-
 def transitions(reward=3.0, terminated=0.0):
     """s, a, r, s', terminated of B transitions per task; actions are 0.5."""
     s, s_next = torch.randn(2, N, B, OWN.observation_dim)
     a = torch.full((N, B, OWN.action_dim), 0.5)
     return s, a, torch.full((N, B), reward), s_next, torch.full((N, B), terminated)
-
-
-def moved_by(algorithm, loss):
-    """The modules that get a gradient from `loss`."""
-    modules = {name: value for name, value in vars(algorithm).items() if isinstance(value, nn.Module)}
-    for module in modules.values():
-        module.zero_grad()
-    loss.backward()
-    return {
-        name
-        for name, module in modules.items()
-        if any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
-    }
 
 
 # ---------------------------------------------------------------- what all share
@@ -123,7 +103,7 @@ def test_targets_follow_the_critics_and_get_no_gradient(method):
 
 
 @pytest.mark.parametrize("method", [SingleTaskBCQ, SingleTaskTD3BC])
-def test_critics_learn_reward_plus_discounted_target_value(method):
+def test_critics_learn_reward_plus_discounted_target_value(method, put_out):
     algorithm = fresh(method, discount=0.9)
     put_out(algorithm.critics, 0.0), put_out(algorithm.critic_target, 2.0)
     assert algorithm.critic_loss(*transitions()).item() == pytest.approx(N * 2 * (3 + 0.9 * 2) ** 2)
@@ -133,16 +113,16 @@ def test_critics_learn_reward_plus_discounted_target_value(method):
 # ---------------------------------------------------------------- BCQ
 
 
-def test_bcq_losses_move_their_own_networks():
+def test_bcq_losses_move_their_own_networks(reached_by):
     algorithm = fresh(SingleTaskBCQ)
     s, a, *_ = columns = transitions()
-    assert moved_by(algorithm, algorithm.vae_loss(s, a)) == {"vae"}
-    assert moved_by(algorithm, algorithm.critic_loss(*columns)) == {"critics"}
+    assert reached_by(algorithm, algorithm.vae_loss(s, a)) == {"vae"}
+    assert reached_by(algorithm, algorithm.critic_loss(*columns)) == {"critics"}
     with frozen(algorithm.critics):
-        assert moved_by(algorithm, algorithm.perturbation_loss(s)[0]) == {"perturbation"}
+        assert reached_by(algorithm, algorithm.perturbation_loss(s)[0]) == {"perturbation"}
 
 
-def test_bcq_acts_by_the_best_candidate():
+def test_bcq_acts_by_the_best_candidate(put_out):
     """Decoded actions and their changes are chosen by the first critic, which is the first action coordinate here."""
     algorithm = fresh(SingleTaskBCQ)
     algorithm.critics = FirstAction(OWN.observation_dim)
@@ -169,15 +149,15 @@ class FirstAction(nn.Module):
 # ---------------------------------------------------------------- TD3+BC
 
 
-def test_td3_bc_losses_move_their_own_networks():
+def test_td3_bc_losses_move_their_own_networks(reached_by):
     algorithm = fresh(SingleTaskTD3BC)
     s, a, *_ = columns = transitions()
-    assert moved_by(algorithm, algorithm.critic_loss(*columns)) == {"critics"}
+    assert reached_by(algorithm, algorithm.critic_loss(*columns)) == {"critics"}
     with frozen(algorithm.critics):
-        assert moved_by(algorithm, algorithm.actor_loss(s, a)[0]) == {"actor"}
+        assert reached_by(algorithm, algorithm.actor_loss(s, a)[0]) == {"actor"}
 
 
-def test_td3_bc_actor_loss_by_hand():
+def test_td3_bc_actor_loss_by_hand(put_out):
     """Actions 0 beside 0.5: 0.25. The critic says -4 everywhere, so lambda is 2.5 / 4 and lambda Q is -2.5."""
     algorithm = fresh(SingleTaskTD3BC)
     put_out(algorithm.actor, 0.0, 0.0), put_out(algorithm.critics, -4.0)
@@ -197,7 +177,7 @@ def test_td3_bc_scales_the_value_of_each_task_by_itself():
     torch.testing.assert_close(algorithm.actor_loss(s, a)[0], expected.sum())
 
 
-def test_td3_bc_smooths_the_target_policy_by_clipped_noise():
+def test_td3_bc_smooths_the_target_policy_by_clipped_noise(put_out):
     """A target critic that is the first action coordinate says where the target policy's actions are."""
     algorithm = fresh(SingleTaskTD3BC, target_noise=10.0, discount=1.0)
     put_out(algorithm.actor_target, 0.0, 0.0), put_out(algorithm.critics, 0.0)
@@ -225,16 +205,16 @@ def test_td3_bc_acts_every_other_update_and_without_a_value_clones():
 # ---------------------------------------------------------------- IQL
 
 
-def test_iql_losses_move_their_own_networks():
+def test_iql_losses_move_their_own_networks(reached_by):
     algorithm = fresh(SingleTaskIQL)
     s, a, *_ = columns = transitions()
     q = torch.randn(N, B)
-    assert moved_by(algorithm, algorithm.value_loss(s, q)) == {"value"}
-    assert moved_by(algorithm, algorithm.actor_loss(s, a, q)[0]) == {"actor"}
-    assert moved_by(algorithm, algorithm.critic_loss(*columns)) == {"critics"}
+    assert reached_by(algorithm, algorithm.value_loss(s, q)) == {"value"}
+    assert reached_by(algorithm, algorithm.actor_loss(s, a, q)[0]) == {"actor"}
+    assert reached_by(algorithm, algorithm.critic_loss(*columns)) == {"critics"}
 
 
-def test_iql_value_is_an_expectile():
+def test_iql_value_is_an_expectile(put_out):
     """V = 1 beside values 3 and 0: 0.7 * 4 and 0.3 * 1, in equal parts."""
     algorithm = fresh(SingleTaskIQL)
     put_out(algorithm.value, 1.0)
@@ -242,14 +222,14 @@ def test_iql_value_is_an_expectile():
     assert algorithm.value_loss(torch.randn(N, B, OWN.observation_dim), q).item() == pytest.approx(N * (2.8 + 0.3) / 2)
 
 
-def test_iql_critics_learn_from_the_value_of_the_next_state():
+def test_iql_critics_learn_from_the_value_of_the_next_state(put_out):
     algorithm = fresh(SingleTaskIQL, discount=0.9)
     put_out(algorithm.critics, 0.0), put_out(algorithm.value, 2.0)
     assert algorithm.critic_loss(*transitions()).item() == pytest.approx(N * 2 * (3 + 0.9 * 2) ** 2)
     assert algorithm.critic_loss(*transitions(terminated=1.0)).item() == pytest.approx(N * 2 * 3**2)
 
 
-def test_iql_weighs_logged_actions_by_their_advantage_up_to_100():
+def test_iql_weighs_logged_actions_by_their_advantage_up_to_100(put_out):
     """Advantages log 2 / 3 and 10 at beta 3 weigh 2 and 100; both actions are 0.5 from the mean, at deviation 1."""
     algorithm = fresh(SingleTaskIQL)
     put_out(algorithm.value, 1.0), put_out(algorithm.actor.network, 0.0, 0.0)
@@ -264,16 +244,16 @@ def test_iql_weighs_logged_actions_by_their_advantage_up_to_100():
 # ---------------------------------------------------------------- BRAC
 
 
-def test_brac_losses_move_their_own_networks():
+def test_brac_losses_move_their_own_networks(reached_by):
     algorithm = fresh(SingleTaskBRAC)
     s, a, *_ = columns = transitions()
-    assert moved_by(algorithm, algorithm.discriminator_loss(s, a)[0]) == {"discriminator"}
-    assert moved_by(algorithm, algorithm.critic_loss(*columns)) == {"critics"}
+    assert reached_by(algorithm, algorithm.discriminator_loss(s, a)[0]) == {"discriminator"}
+    assert reached_by(algorithm, algorithm.critic_loss(*columns)) == {"critics"}
     with frozen(algorithm.critics, algorithm.discriminator):
-        assert moved_by(algorithm, algorithm.actor_loss(s)[0]) == {"actor"}
+        assert reached_by(algorithm, algorithm.actor_loss(s)[0]) == {"actor"}
 
 
-def test_brac_critic_and_actor_losses_by_hand():
+def test_brac_critic_and_actor_losses_by_hand(put_out):
     s, *_ = columns = transitions()
     penalty = 1.5 * log_softplus(torch.tensor(0.7)).item()
     for regularization, value in (("policy", 2), ("both", 2 - penalty)):
@@ -285,7 +265,7 @@ def test_brac_critic_and_actor_losses_by_hand():
         assert algorithm.actor_loss(s)[0].item() == pytest.approx(N * (-2 + penalty), rel=1e-5)
 
 
-def test_brac_discriminator_loss_by_hand():
+def test_brac_discriminator_loss_by_hand(put_out):
     """A discriminator of constant output 0 has no slope: the divergence is log log 2 - log 2 + 1, without penalty."""
     algorithm = fresh(SingleTaskBRAC)
     put_out(algorithm.discriminator, 0.0)

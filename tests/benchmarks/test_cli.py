@@ -129,6 +129,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(bench, arguments, parts):
 def test_lists(bench, data_dir):
     rows = {line.split()[0]: line.split()[1] for line in bench("list", "algos")[1].splitlines()}
     assert rows["focal"] == "context" and rows["single_task_iql"] == "dataset"
+    assert rows["oracle_task"] == rows["expert_policy"] == "parameters"
     envs = bench("list", "envs")[1]
     assert "point_robot_wind" in envs and "80 / 10 / 20" in envs
     for command in (("list", "datasets"), ("data", "list")):
@@ -242,6 +243,16 @@ def test_a_record_of_another_installation_is_not_repeated(run, bench, tmp_path, 
     monkeypatch.undo()
     code, _, err = bench("run", "--from", tmp_path / "none.json")
     assert code == 2 and "there is no run record" in err
+
+
+def test_a_record_whose_config_is_of_the_wrong_form_is_not_repeated(bench, tmp_path):
+    path = tmp_path / "seed-0.json"
+    result = {"status": "finished", "message": None, "score": 0.5, "curve": [], "evaluations": []}
+    wrong = {"env": "point_robot", "algo": "focal", "dataset": {"recipe": "x"}, "training": 5}
+    for config in ({}, wrong):
+        write_record(path, RunRecord(config, {}, result, {}))
+        code, out, err = bench("run", "--from", path)
+        assert code == 2 and not out and err.startswith(f"bench: {path} is not as its run wrote it: "), err
 
 
 def test_eval_prints_one_line_and_the_record_of_each_run(run, bench, tmp_path, data_dir):

@@ -108,6 +108,7 @@ def test_wrong_sides_are_refused_in_one_line(bench, runs, tmp_path):
     cell = runs("do_nothing", HIGH)
     for arguments, message in (
         (("do_nothin", "focal"), "did you mean do_nothing"),
+        (("do_nothing", "focal", "--budget", "cpuu"), "did you mean cpu?"),
         (("do_nothing", "focal", "--results-dir", tmp_path), "bench run --algo focal --budget cpu"),
         (("do_nothing", "smoke", "--results-dir", tmp_path), "bench sweep smoke"),
         ((cell, tmp_path / "empty"), "unknown method, suite or path"),

@@ -240,3 +240,5 @@ def test_a_record_of_a_method_with_other_fields_is_refused_and_missing_ones_have
     assert config.RunConfig.from_dict(fewer) == made
     with pytest.raises(BenchError, match="unknown key of FocalConfig 'metric_pover': did you mean metric_power"):
         config.RunConfig.from_dict(stored | {"algorithm": stored["algorithm"] | {"metric_pover": 1}})
+    with pytest.raises(BenchError, match=r"TrainingConfig: steps is an integer, not \[1\]$"):
+        config.RunConfig.from_dict(stored | {"training": {"steps": [1]}})

@@ -57,6 +57,10 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
         ({"surplus": 1}, "unknown sections: surplus"),
         ({"result": {"status": "finished"}}, "its result has no message"),
         ({"result": RECORD.result | {"status": "odd"}}, "its status is 'odd'"),
+        ({"result": RECORD.result | {"score": "high"}}, "its score is 'high', not a number"),
+        ({"result": RECORD.result | {"curve": 5}}, "its curve is not a JSON array"),
+        ({"result": None}, "its result is not a JSON object"),
+        ({"config": []}, "its config is not a JSON object"),
     ],
 )
 def test_what_is_no_record_is_refused_by_name(tmp_path, change, message):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from omrlbench import config as configuration
-from omrlbench import reevaluation, training
+from omrlbench import reevaluation, run_data, training
+from omrlbench.cli import main
 from omrlbench.config import resolve
 from omrlbench.data.generate import make_dataset
+from omrlbench.data.store import load_dataset
 from omrlbench.envs.registry import get_meta_env
 from omrlbench.errors import BenchError
 from omrlbench.record import read_evaluation, read_record
@@ -92,10 +94,29 @@ def test_contexts_of_another_level_are_used_and_recorded(focal, data_dir):
         evaluate_again(focal, Request("online", level="random"), data_dir=data_dir)
 
 
+def test_several_records_read_a_dataset_once(focal, data_dir, tmp_path, monkeypatch, capsys):
+    read = []
+
+    def reading(*arguments, **options):
+        read.append(arguments)
+        return load_dataset(*arguments, **options)
+
+    alone = evaluate_again(focal, Request(level="random"), data_dir=data_dir)[1].result
+    monkeypatch.setattr(run_data, "load_dataset", reading)
+    other = run("focal", tmp_path, data_dir)
+    read.clear()
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", str(other), str(focal), "--context-level", "random", "--data-dir", str(data_dir)])
+    assert stop.value.code == 0 and read == [(ENV, get_meta_env(ENV).default_level), (ENV, "random")]
+    target = focal.parent / "seed-0.evaluations" / "offline-random-test-2.json"
+    assert str(target) in capsys.readouterr().out and read_evaluation(target).result == alone
+
+
 def test_what_cannot_be_evaluated_is_one_line_with_the_fix(focal, data_dir, tmp_path, monkeypatch):
-    path = tmp_path / "seed-0.json"
+    path = tmp_path / "a folder" / "seed-0.json"
+    path.parent.mkdir()
     shutil.copy(focal, path)
-    with pytest.raises(BenchError, match=f"no weights beside {path}; repeat the run .*: bench run --from {path}$"):
+    with pytest.raises(BenchError, match=f"no weights beside {path}; repeat the run .*: bench run --from '{path}'$"):
         evaluate_again(path, Request(), data_dir=data_dir)
     path.with_suffix(".safetensors").write_bytes(b"no weights")
     with pytest.raises(BenchError, match=f"cannot read {path.with_suffix('.safetensors')}; repeat the run"):

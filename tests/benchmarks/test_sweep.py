@@ -112,6 +112,17 @@ def test_two_sweeps_at_once_run_every_cell_once(tmp_path, data_dir):
     assert len(read_record(record).execution["sittings"]) == 1
 
 
+def test_a_results_folder_that_cannot_be_is_one_line(tmp_path, capsys):
+    """Before any cell runs; one that cannot write later says so as its reason."""
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "smoke", "--results-dir", str(file)])
+    assert stop.value.code == 1 and capsys.readouterr().err == f"bench: cannot use {file}: File exists\n"
+    news = Work(file, None, ["bench"]).run(cell("bc", file).config, lambda news: None)
+    assert news["state"] == "failed" and re.match(rf"cannot use {file}/.*: Not a directory$", news["reason"])
+
+
 def test_cells_can_be_chosen(tmp_path):
     cells = find_cells("core", tmp_path, {"algo": "focal", "env": "cheetah_vel"})
     assert [(c.config.algo, c.config.env, c.config.seed) for c in cells] == [

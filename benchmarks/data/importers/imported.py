@@ -151,7 +151,7 @@ def _world(spec: MetaEnvSpec) -> dict[str, Any]:
         "env": spec.name,
         "env_revision": spec.revision,
         "horizon": spec.horizon,
-        "task_set_sha256": hashlib.sha256(spec.tasks.to_json().encode()).hexdigest(),
+        "task_set_sha256": spec.tasks.sha256,
     }
 
 

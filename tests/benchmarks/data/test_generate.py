@@ -69,6 +69,12 @@ def test_two_processes_that_make_the_same_dataset_make_it_once(tmp_path):
     assert list(counts.values()) == [2]
 
 
+def test_the_folder_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_dataset(SPEC, "random", "per_task", "data", episodes=1)
+    validate_dataset(SPEC, "random", "per_task", tmp_path / "data")
+
+
 def test_an_exception_on_the_way_leaves_nothing(tmp_path):
     def interrupt(doing, done, total):
         if doing == "check":
