@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> method, and the v
     "focal_linear": ("focal", {"metric_power": 1, "metric_beta": 8.0}),
     "focal_square": ("focal", {"metric_power": 2, "metric_beta": 16.0}),
     "focal_repel": ("focal", {"metric_attraction": False}),
-    "focal_probabilistic": ("focal", {"encoder": "gaussian"}),
+    "focal_probabilistic": ("focal", {"encoder": "gaussian", "kl_weight": 0.001}),  # see docs/algorithms/focal.md
     "focal_coupled": ("focal", {"coupled_gradients": True}),
     "single_task_bc": ("single_task_td3_bc", {"alpha": 0.0}),
     "merpo_adaptive": ("merpo", {"adaptive_alpha": True}),
