@@ -147,6 +147,11 @@ class Leaderboard:
         return {}
 
     @cached_property
+    def others(self) -> dict[str, "Leaderboard"]:
+        """Over the same results, all cells of each other suite that has rankings."""
+        return {suite: promised(self.results, suite) for suite in OTHER_SUITES}
+
+    @cached_property
     def headline(self) -> list[tuple[str, str]]:
         """The columns that are informative about adaptation and have held-out tasks."""
         return [column for column in self.columns if held_out(column[0]) and not self.uninformative(column)]
@@ -185,8 +190,8 @@ def rankings(board: Leaderboard) -> dict[tuple[str, str], Leaderboard]:
 def everything(board: Leaderboard) -> Leaderboard:
     """The cells of all suites; its methods are not to be ranked together."""
     cells = dict(board.cells)
-    for suite in OTHER_SUITES:
-        cells |= promised(board.results, suite).cells
+    for other in board.others.values():
+        cells |= other.cells
     return replace(board, cells=cells)
 
 
@@ -216,10 +221,12 @@ def document(board: Leaderboard, **instead: str) -> str:
         "cost": cost,
         "holes": holes,
     }
-    others, whole = {suite: promised(board.results, suite) for suite in OTHER_SUITES}, everything(board)
     of_others = {"progress": progress, "rankings": ranking_tables, "cost": cost, "holes": holes}
-    written = {f"{suite}_{name}": write(one) for suite, one in others.items() for name, write in of_others.items()}
-    written |= {"context_gap": context_gap(others["online"])}
+    written = {
+        f"{suite}_{name}": write(other) for suite, other in board.others.items() for name, write in of_others.items()
+    }
+    whole = everything(board)
+    written |= {"context_gap": context_gap(board.others["online"])}
     written |= {"provenance": provenance(whole), "unused": unused(whole)}
     written |= {name: instead.get(name) or write(board) for name, write in sections.items()}
     return Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text()).substitute(written)

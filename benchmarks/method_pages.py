@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omrlbench.errors import BenchError
-from omrlbench.leaderboard import NONE, OTHER_SUITES, Leaderboard, number, per_environment, promised, rankings, table
+from omrlbench.leaderboard import NONE, Leaderboard, number, per_environment, rankings, table
 from omrlbench.suite import suite_cells
 from omrlbench.verification import Results
 
@@ -20,9 +20,7 @@ def method_pages(board: Leaderboard, out: Path) -> dict[str, str]:
     Raises BenchError, naming the page, where marks name methods that no ranking has, or none together, or that their
     suite of trials does not have.
     """
-    boards = [board]
-    for suite in OTHER_SUITES:
-        boards += rankings(promised(board.results, suite)).values()
+    boards = [board, *(ranked for other in board.others.values() for ranked in rankings(other).values())]
 
     def filled(path: Path, text: str) -> str:
         def written(marks: re.Match) -> str:
