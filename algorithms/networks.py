@@ -64,7 +64,7 @@ class _ReLUNetwork(torch.autograd.Function):
         found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         for layer in reversed(range(depth)):
             if layer < depth - 1:
-                gradient = where_active(gradient, units[layer + 1])
+                where_active_(gradient, units[layer + 1])
             if ctx.needs_input_grad[1 + 2 * layer]:
                 found[1 + 2 * layer : 3 + 2 * layer] = _parameter_gradients(gradient, units[layer])
             if layer or ctx.needs_input_grad[0]:
@@ -161,6 +161,11 @@ def _out_first(layer: nn.Linear | EnsembleLinear) -> Tensor:
 def where_active(gradient: Tensor, units: Tensor) -> Tensor:
     """`gradient` where the ReLU outputs `units`, of the same shape, are above 0, and 0 elsewhere."""
     return torch.ops.aten.threshold_backward(gradient, units, 0)
+
+
+def where_active_(gradient: Tensor, units: Tensor) -> None:
+    """`where_active` in place."""
+    torch.ops.aten.threshold_backward.grad_input(gradient, units, 0, grad_input=gradient)
 
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -83,14 +83,14 @@ def relative(seconds: np.ndarray) -> tuple[float, float]:
 
 
 def measure(shape: Shape, rounds: int) -> np.ndarray:
-    """Seconds (rounds, 3) of an update, of its products alone, and of drawing its meta-batch; on one thread."""
+    """Seconds of processor time (rounds, 3) of an update, of its products alone, and of drawing its meta-batch."""
     with deterministic():
         algorithm, sampler = learner(shape)
         batch = sampler.sample()
         multiply = products_of(lambda: algorithm.update(batch))
         work = {"update": lambda: algorithm.update(batch), "products": multiply, "drawing": sampler.sample}
         contenders = [Contender(name, repeated(part, shape.updates)) for name, part in work.items()]
-        return 1 / take_turns(contenders, rounds)
+        return 1 / take_turns(contenders, rounds, time.process_time)
 
 
 def learner(shape: Shape) -> tuple[Algorithm, MetaBatchSampler]:

@@ -21,8 +21,10 @@ class Contender:
     target: float | None = None
 
 
-def take_turns(contenders: Sequence[Contender], rounds: int) -> np.ndarray:
-    """Steps per second (rounds, contenders). A round has one run of each, after one that is not timed.
+def take_turns(
+    contenders: Sequence[Contender], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> np.ndarray:
+    """Steps per second of `clock` (rounds, contenders). A round has one run of each, after one that is not timed.
 
     Every round begins with another contender.
     """
@@ -31,9 +33,9 @@ def take_turns(contenders: Sequence[Contender], rounds: int) -> np.ndarray:
     rates = np.empty((rounds, len(contenders)))
     for k in range(rounds):
         for column in np.roll(np.arange(len(contenders)), -k):
-            start = time.perf_counter()
+            start = clock()
             steps = contenders[column].run()
-            rates[k, column] = steps / (time.perf_counter() - start)
+            rates[k, column] = steps / (clock() - start)
     return rates
 
 
