@@ -3,33 +3,25 @@
 from importlib.metadata import version
 
 import numpy as np
-import pytest
 
-from omrlbench.perf import turns
 from omrlbench.perf.turns import Contender, conditions, table, take_turns
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that moves only when told to."""
-    now = [0.0]
-    monkeypatch.setattr(turns.time, "perf_counter", lambda: now[0])
-    return now
+def contender(name, now, steps, seconds, log):
+    """`now` is a clock that moves only when told to."""
 
-
-def contender(name, clock, steps, seconds, log):
     def run():
         log.append(name)
-        clock[0] += seconds
+        now[0] += seconds
         return steps
 
     return Contender(name, run)
 
 
-def test_everyone_runs_once_untimed_and_then_in_turn(clock):
-    log = []
-    pair = [contender("a", clock, 10, 2.0, log), contender("b", clock, 9, 3.0, log)]
-    np.testing.assert_array_equal(take_turns(pair, rounds=3), [[5.0, 3.0]] * 3)
+def test_everyone_runs_once_untimed_and_then_in_turn():
+    log, now = [], [0.0]
+    pair = [contender("a", now, 10, 2.0, log), contender("b", now, 9, 3.0, log)]
+    np.testing.assert_array_equal(take_turns(pair, rounds=3, clock=lambda: now[0]), [[5.0, 3.0]] * 3)
     assert "".join(log) == "ab" + "ab" + "ba" + "ab"
 
 
