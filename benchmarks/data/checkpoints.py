@@ -23,6 +23,7 @@ from omrlbench.data.behavior import BehaviorPolicy, rollout
 from omrlbench.data.sac import BehaviorConfig, BehaviorTraining
 from omrlbench.envs.registry import META_ENVS, MetaEnvSpec
 from omrlbench.errors import BenchError
+from omrlbench.process import locked
 
 MIXED_CHECKPOINTS = 6
 LOCOMOTION = BehaviorConfig(
@@ -135,9 +136,20 @@ def make_checkpoints(
     `on_progress(step, steps, returns)` is told the last mean returns over the training tasks under each kind of reward.
     The training's state is kept in `folder` at every candidate, and a training found there goes on.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    state_file = folder / f"{spec.behavior}-{kind}.pt"
+    with locked(state_file):
+        path = _ship(spec, kind, _train(spec, kind, state_file, on_progress))
+        state_file.unlink()
+    return path
+
+
+def _train(
+    spec: MetaEnvSpec, kind: str, state_file: Path, on_progress: Callable[[int, int, dict[str, float]], None]
+) -> dict[str, Any]:
+    """The configuration, and by training step the snapshots of the actors and the returns of all tasks."""
     config = behavior_config(spec)
     training = BehaviorTraining(spec, kind, config)
-    state_file = folder / f"{spec.behavior}-{kind}.pt"
     kept = {"config": asdict(config), "snapshots": {}, "returns": {}}  # by training step
     if state_file.exists():
         kept = torch.load(state_file)
@@ -151,7 +163,6 @@ def make_checkpoints(
         kept["snapshots"][training.step] = copy.deepcopy(training.policy.actor.state_dict())
         kept["returns"][training.step] = _task_returns(spec, training.policy, config)
         on_progress(training.step, config.steps, _training_means(spec, kept["returns"][training.step]))
-        folder.mkdir(parents=True, exist_ok=True)
         temporary = state_file.with_suffix(".new")
         torch.save(kept | {"training": training.state_dict()}, temporary)
         temporary.replace(state_file)
@@ -160,9 +171,7 @@ def make_checkpoints(
         on_progress(step, config.steps, _training_means(spec, kept["returns"][max(kept["returns"])]))
 
     training.run(on_step, on_checkpoint)
-    path = _ship(spec, kind, kept)
-    state_file.unlink()
-    return path
+    return kept
 
 
 def _task_returns(spec: MetaEnvSpec, policy: BehaviorPolicy, config: BehaviorConfig) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ from omrlbench.data import checkpoints
 from omrlbench.data.behavior import KINDS, rollout
 from omrlbench.data.sac import BehaviorConfig, BehaviorTraining
 from omrlbench.envs.registry import get_meta_env
-from omrlbench.errors import BenchError
+from omrlbench.errors import BenchError, RunBusy
 
 WIND, CHEETAH, WALKER = (get_meta_env(name) for name in ("point_robot_wind", "cheetah_vel", "walker_params"))
 SMALL = BehaviorConfig(steps=60, random_steps=20, checkpoint_every=20, batch_size=8, actor_width=8, critic_width=8)
@@ -100,11 +100,21 @@ def test_an_interrupted_training_ships_the_same_policies(shipping, tmp_path):
     assert seen[0] == 41
     resumed = load_file(shipping)
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert not list((tmp_path / "cut").iterdir())
+    assert not list((tmp_path / "cut").glob("*.pt"))
     about = checkpoints.load_checkpoints(WIND, "per_task")
     assert sorted(about.returns) == [0, 20, 40, 60]
     assert len(about.task_returns[60]["dense"]) == 60
     assert np.mean(about.task_returns[60]["dense"][:40]) == pytest.approx(about.returns[60]["dense"])
+
+
+def test_two_trainings_do_not_share_their_state(shipping, tmp_path):
+    def another(step, steps, returns):
+        with pytest.raises(RunBusy, match="another process is working on this run: .*point_robot_wind-per_task.pt"):
+            checkpoints.make_checkpoints(WIND, "per_task", tmp_path)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.make_checkpoints(WIND, "per_task", tmp_path, another)
 
 
 def test_a_training_with_other_settings_is_not_continued(shipping, tmp_path, monkeypatch):
