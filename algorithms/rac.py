@@ -25,7 +25,7 @@ from omrlbench.algorithms.bcq import twin_q
 from omrlbench.algorithms.dynamics import TaskModels
 from omrlbench.algorithms.encoders import kl_divergence
 from omrlbench.algorithms.networks import adam, ensemble_mlp, frozen, squash, squashed_log_density, step
-from omrlbench.algorithms.single_task import SingleTask, SingleTaskConfig
+from omrlbench.algorithms.single_task import MIXED_DATA, SingleTask, SingleTaskConfig
 
 Transitions = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # s, a, r, s' and the probability of an end, n tasks
 
@@ -65,12 +65,9 @@ class RACConfig(SingleTaskConfig):
         require(self, lambda value: value < self.max_log_std, "below max_log_std", "min_log_std")
 
 
-LOCOMOTION = {"conservative_weight": 0.05}  # rewards are small: at 0.5 Q-values of cheetah_vel fall below all returns
-
-
 class RAC(SingleTask):
     Config = RACConfig
-    environment_values = dict.fromkeys(("cheetah_vel", "cheetah_fwd_back", "ant_fwd_back", "walker_params"), LOCOMOTION)
+    environment_values = dict.fromkeys(MIXED_DATA, {"regularization_weight": 10.0})  # at 1 Q explodes, see the docs
 
     def build(self, n, s, a):
         self.models = self.new_models(n)

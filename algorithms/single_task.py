@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from omrlbench.algorithms.algorithm import Algorithm, AlgorithmConfig, Context, MetaBatch, Policy, require
 from omrlbench.algorithms.networks import adam, ensemble_mlp, polyak_update
 
+EXPERT_DATA = ("sparse_point_robot", "point_robot", "point_robot_wind", "cheetah_vel")  # by default
+MIXED_DATA = ("cheetah_fwd_back", "ant_fwd_back", "walker_params")
+
 
 @dataclass(frozen=True)
 class SingleTaskConfig(AlgorithmConfig):

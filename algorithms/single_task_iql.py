@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omrlbench.algorithms.algorithm import require
 from omrlbench.algorithms.bcq import q_loss, twin_q
 from omrlbench.algorithms.networks import adam, ensemble_mlp, step
-from omrlbench.algorithms.single_task import SingleTask, SingleTaskConfig
+from omrlbench.algorithms.single_task import EXPERT_DATA, SingleTask, SingleTaskConfig
 
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
 
@@ -55,6 +55,7 @@ class GaussianActors(nn.Module):
 
 class SingleTaskIQL(SingleTask):
     Config = SingleTaskIQLConfig
+    environment_values = dict.fromkeys(EXPERT_DATA, {"expectile": 0.9})
 
     def build(self, n, s, a):
         self.value = ensemble_mlp(n, s, self.hidden, 1).to(self.device)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omrlbench.algorithms.algorithm import require
 from omrlbench.algorithms.bcq import q_loss, twin_q
 from omrlbench.algorithms.networks import adam, ensemble_mlp, frozen, step
-from omrlbench.algorithms.single_task import SingleTask, SingleTaskConfig
+from omrlbench.algorithms.single_task import EXPERT_DATA, MIXED_DATA, SingleTask, SingleTaskConfig
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class SingleTaskTD3BCConfig(SingleTaskConfig):
 
 class SingleTaskTD3BC(SingleTask):
     Config = SingleTaskTD3BCConfig
+    environment_values = dict.fromkeys(EXPERT_DATA, {"alpha": 0.02}) | dict.fromkeys(MIXED_DATA, {"alpha": 0.5})
 
     def build(self, n, s, a):
         self.actor = ensemble_mlp(n, s, self.hidden, a).to(self.device)
