@@ -3,6 +3,7 @@
 Only click is imported up here, so that `bench --help` answers at once.
 """
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -303,7 +304,7 @@ suite_options = options(
         "--only",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Cells with this env, algo, level, seed or variant; repeatable.",
+        help="Cells with this env, algo, level, seed or variant; repeatable, a key too.",
     ),
     click.option("--budget", help="Amount of training: smoke, cpu, paper.  [default: the suite's]"),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="To train on."),
@@ -453,14 +454,14 @@ def complain_of_failures(cells: Iterable["Cell"]) -> int:
     return 1 if failed else 0
 
 
-def key_values(pairs: Sequence[str]) -> dict[str, str]:
-    """ "key=value" strings, also several separated by commas, as a table."""
-    table = {}
-    for pair in (part for text in pairs for part in text.split(",")):
+def key_values(pairs: Sequence[str]) -> dict[str, list[str]]:
+    """ "key=value" strings, also several separated by commas, as the values of each key."""
+    table: dict[str, list[str]] = {}
+    for pair in (part for text in pairs for part in re.split(",(?=[^,=]*=)", text)):  # values may hold commas
         key, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"--only takes key=value, not {pair!r}.")
-        table[key.strip()] = value.strip()
+        table.setdefault(key.strip(), []).append(value.strip())
     return table
 
 

@@ -73,8 +73,8 @@ class Cell:
             setattr(self, name, value)
 
 
-def find_cells(suite: str, results_dir: Path, only: dict[str, str] | None = None, **replaced: Any) -> list[Cell]:
-    """The cells of a suite with what their records say, of which `only` those whose config has these values.
+def find_cells(suite: str, results_dir: Path, only: dict[str, list[str]] | None = None, **replaced: Any) -> list[Cell]:
+    """The cells of a suite with what their records say, of which `only` those with one of the values of every key.
 
     `replaced` are the budget and device that `suite_cells` takes.
 
@@ -83,13 +83,14 @@ def find_cells(suite: str, results_dir: Path, only: dict[str, str] | None = None
     cells = [
         Cell(variant, config, config.record_path(results_dir)) for variant, config in suite_cells(suite, **replaced)
     ]
-    for key, value in (only or {}).items():
+    for key, wanted in (only or {}).items():
         if key not in ("env", "algo", "level", "seed", "variant"):
             raise BenchError(f"--only takes env, algo, level, seed and variant, not {key!r}")
         values = {str(_value(cell, key)) for cell in cells}
-        cells = [cell for cell in cells if str(_value(cell, key)) == value]
-        if not cells:
-            raise BenchError(f"no cell of {suite} has {key}={value}, there are {', '.join(sorted(values))}")
+        for value in wanted:
+            if value not in values:
+                raise BenchError(f"no cell of {suite} has {key}={value}, there are {', '.join(sorted(values))}")
+        cells = [cell for cell in cells if str(_value(cell, key)) in wanted]
     for cell in cells:
         cell.look()
     return cells

@@ -9,9 +9,10 @@ import sys
 import time
 from dataclasses import replace
 
+import click
 import pytest
 
-from omrlbench.cli import main
+from omrlbench.cli import key_values, main
 from omrlbench.config import resolve
 from omrlbench.errors import BenchError
 from omrlbench.launchers.local import LocalLauncher, core_groups
@@ -123,15 +124,25 @@ def test_a_results_folder_that_cannot_be_is_one_line(tmp_path, capsys):
     assert news["state"] == "failed" and re.match(rf"cannot use {file}/.*: Not a directory$", news["reason"])
 
 
+def test_only_takes_several_values_of_a_key_and_values_with_commas():
+    assert key_values(["algo=bc, env=cheetah_vel", "algo=focal", "variant=policy, alpha 10"]) == {
+        "algo": ["bc", "focal"],
+        "env": ["cheetah_vel"],
+        "variant": ["policy, alpha 10"],
+    }
+    with pytest.raises(click.UsageError, match="--only takes key=value, not 'focal'"):
+        key_values(["focal"])
+
+
 def test_cells_can_be_chosen(tmp_path):
-    cells = find_cells("core", tmp_path, {"algo": "focal", "env": "cheetah_vel"})
+    cells = find_cells("core", tmp_path, {"algo": ["focal", "bc"], "env": ["cheetah_vel"]})
     assert [(c.config.algo, c.config.env, c.config.seed) for c in cells] == [
-        ("focal", "cheetah_vel", k) for k in range(5)
+        (algo, "cheetah_vel", k) for algo in ("focal", "bc") for k in range(5)
     ]
     with pytest.raises(BenchError, match="no cell of core has algo=fokal, there are .*focal"):
-        find_cells("core", tmp_path, {"algo": "fokal"})
+        find_cells("core", tmp_path, {"algo": ["focal", "fokal"]})
     with pytest.raises(BenchError, match="--only takes env, algo, level, seed and variant, not 'budget'"):
-        find_cells("core", tmp_path, {"budget": "cpu"})
+        find_cells("core", tmp_path, {"budget": ["cpu"]})
 
 
 def test_a_damaged_record_is_named_and_the_others_are_looked_at(tmp_path, data_dir, capsys):
