@@ -51,7 +51,9 @@ def trials(results: Results, suite: str, methods: Sequence[str], path: Path) -> 
     for variant, config in cells:
         run = results.runs.get(config.record_path("").parent, {}).get(config.seed)
         found = rows.setdefault((config.algo, variant), {}).setdefault(config.env, [])
-        found.append(NONE if run is None else number(run.result["score"], 2))
+        found.append(
+            NONE if run is None else number(run.result["score"], 2) + " (diverged)" * (run.status == "diverged")
+        )
     if unknown := set(methods).difference(config.algo for _, config in cells):
         raise BenchError(f"{path} asks for trials of {', '.join(sorted(unknown))}, which {suite} does not have")
     envs = list(dict.fromkeys(config.env for _, config in cells))

@@ -51,7 +51,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> method, and the v
     "merpo_adaptive": ("merpo", {"adaptive_alpha": True}),
     "rac": ("merpo", {"meta_models": False}),
     "rac_random": ("rac_no_meta", {"meta_policy": "random"}),
-    "single_task_combo": ("rac_no_meta", {"regularization_weight": 0.0}),
+    "single_task_combo": ("rac_no_meta", {"regularization_weight": 0.0, "conservative_weight": 5.0}),
 }
 
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 @dataclass
 class Run:
     score: float
+    status: str = "finished"
 
     @property
     def result(self):
@@ -72,13 +73,15 @@ def test_marks_with_methods_of_different_rankings_are_an_error(page, tmp_path):
 
 def test_a_table_of_trials_has_the_scores_of_a_suite_by_values_and_environment(page, tmp_path):
     configs = [(variant, c) for variant, c in suite_cells("online_trials") if c.algo == "smac_offline"]
-    runs = {c.record_path("").parent: {c.seed: Run(0.125 * i)} for i, (_, c) in enumerate(configs[:2])}
+    found = (Run(0.0, "diverged"), Run(0.125))
+    runs = {c.record_path("").parent: {c.seed: run} for run, (_, c) in zip(found, configs, strict=False)}
     page.write_text("<!-- trials of smac_offline in online_trials -->\n<!-- end of trials -->\n")
     board = leaderboard(Results())
     (text,) = method_pages(replace(board, results=replace(board.results, runs=runs)), tmp_path).values()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert rows[0] == ["method", "values", *dict.fromkeys(c.env for _, c in configs)]
-    assert rows[2:4] == [["smac_offline", configs[k][0], score, "–", "–"] for k, score in enumerate(("0.00", "0.12"))]
+    scores = ("0.00 (diverged)", "0.12")
+    assert rows[2:4] == [["smac_offline", configs[k][0], score, "–", "–"] for k, score in enumerate(scores)]
     assert len(rows) == 2 + len(dict.fromkeys(variant for variant, _ in configs))
 
 
