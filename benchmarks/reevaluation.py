@@ -56,6 +56,8 @@ def evaluate_again(
     the method lacks the protocol, and Diverged if an action is not finite.
     """
     record, config = finished_run(path)
+    if record.protocol is None:
+        raise BenchError(f"{path} holds no evaluation that could be repeated")
     request = replace(request, protocol=request.protocol or record.protocol)
     split, level = request.split or config.eval_split, request.level or config.level
     _check(config, request, split, level)

@@ -124,6 +124,9 @@ def test_what_cannot_be_evaluated_is_one_line_with_the_fix(focal, data_dir, tmp_
     with pytest.raises(BenchError, match="unknown protocol 'onlin': did you mean online?"):
         evaluate_again(path, Request("onlin"), data_dir=data_dir)
     table = json.loads(focal.read_text())
+    path.write_text(json.dumps(table | {"result": table["result"] | {"evaluations": []}}))
+    with pytest.raises(BenchError, match="holds no evaluation that could be repeated"):
+        evaluate_again(path, Request(), data_dir=data_dir)
     path.write_text(json.dumps(table | {"result": table["result"] | {"status": "diverged"}}))
     with pytest.raises(BenchError, match="of a run that diverged: it has no final parameters"):
         evaluate_again(path, Request(), data_dir=data_dir)
