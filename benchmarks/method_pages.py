@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omrlbench.errors import BenchError
 from omrlbench.leaderboard import NONE, Leaderboard, number, per_environment, rankings, table
+from omrlbench.record import RunRecord
 from omrlbench.suite import suite_cells
 from omrlbench.verification import Results
 
@@ -44,6 +45,10 @@ def scores(boards: Sequence[Leaderboard], methods: Sequence[str], path: Path) ->
     raise BenchError(f"{path} asks for the scores of {', '.join(sorted(unknown))}, no row of one ranking")
 
 
+def remark(run: RunRecord) -> str:
+    return " (diverged)" if run.status == "diverged" else ""
+
+
 def trials(results: Results, suite: str, methods: Sequence[str], path: Path) -> str:
     """The scores of the runs of `methods` in `suite`, in the order of their seeds, by values and meta-environment."""
     cells = [(variant, config) for variant, config in suite_cells(suite) if config.algo in methods]
@@ -51,9 +56,7 @@ def trials(results: Results, suite: str, methods: Sequence[str], path: Path) -> 
     for variant, config in cells:
         run = results.runs.get(config.record_path("").parent, {}).get(config.seed)
         found = rows.setdefault((config.algo, variant), {}).setdefault(config.env, [])
-        found.append(
-            NONE if run is None else number(run.result["score"], 2) + " (diverged)" * (run.status == "diverged")
-        )
+        found.append(NONE if run is None else number(run.result["score"], 2) + remark(run))
     if unknown := set(methods).difference(config.algo for _, config in cells):
         raise BenchError(f"{path} asks for trials of {', '.join(sorted(unknown))}, which {suite} does not have")
     envs = list(dict.fromkeys(config.env for _, config in cells))
