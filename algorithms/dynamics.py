@@ -99,7 +99,8 @@ class TaskModels(nn.Module):
     def distance(self, meta: "TaskModels") -> Tensor:
         """Squared distance of the parameters to those of `meta`, summed over tasks and members."""
         pairs = zip(self.network.parameters(), meta.network.parameters(), strict=True)
-        return sum((own.unflatten(0, (self.tasks, -1)) - shared).square().sum() for own, shared in pairs)
+        pairs = ((own.unflatten(0, (self.tasks, -1)), shared) for own, shared in pairs)
+        return sum(F.mse_loss(own, shared.expand_as(own), reduction="sum") for own, shared in pairs)
 
     @torch.no_grad()
     def move_towards(self, adapted: "TaskModels", rate: float) -> None:

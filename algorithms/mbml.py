@@ -167,6 +167,12 @@ class MBML(Algorithm):
         count, total, squares = self.reward_moments
         return (squares / count - (total / count).square()).clamp(min=0).sqrt().float()
 
+    def prediction(self, task: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over a task's ensemble for inputs (1, b, observation_dim + action_dim)."""
+        members = task * self.config.ensemble_size + torch.arange(self.config.ensemble_size, device=self.device)
+        outputs = some_members(self.ensembles, members, inputs.expand(len(members), -1, -1))
+        return outputs.mean(0), outputs.std(0)
+
     @torch.no_grad()
     def relabel(self, tasks: Tensor, context: Context) -> tuple[Context, Tensor]:
         """Every task's transitions as each task i of `tasks` (n,) would label them.
@@ -175,11 +181,9 @@ class MBML(Algorithm):
         ensemble of i agrees. A task's own transitions keep their labels and are not in the mask.
         """
         c, (n, k) = self.config, context.rewards.shape
-        members = (tasks[:, None] * c.ensemble_size + torch.arange(c.ensemble_size, device=self.device)).flatten()
         inputs = torch.cat([context.observations, context.actions], -1).reshape(1, n * k, -1)
-        outputs = some_members(self.ensembles, members, inputs.expand(len(members), -1, -1))
-        outputs = outputs.reshape(n, c.ensemble_size, n, k, -1)
-        mean, std = outputs.mean(1), outputs.std(1)
+        predictions = [self.prediction(task, inputs) for task in tasks]  # one by one, units stay in the cache
+        mean, std = (torch.stack(column).reshape(n, n, k, -1) for column in zip(*predictions, strict=True))
         threshold = c.threshold_fraction * self.reward_std() if c.reward_threshold is None else c.reward_threshold
         accepted = std[..., 0] < threshold
         own = torch.eye(n, dtype=torch.bool, device=self.device)[..., None]
