@@ -25,6 +25,7 @@ from omrlbench.stats import Estimate, mean_interval, performance_profile, probab
 from omrlbench.training import curve_split, evaluation_steps
 
 REFERENCE = "focal"  # what others are compared with
+SHOWN_SCORES = (-0.15, 1.25)
 THRESHOLDS = np.linspace(-0.1, 1.1, 121)
 INCOMPLETE = "no method has a seed in each of these yet"
 COLUMNS = 4  # panels side by side
@@ -111,11 +112,13 @@ def environments(board: Leaderboard) -> Figure:
                 axes.barh(place, estimate.value, color=STYLES[method].colour, height=0.7)
                 interval(axes, place, estimate, "black", 1.2)
                 axes.text(1.24, place, f"{estimate.n[0]}", ha="right", va="center", fontsize=7, color="0.3")
+                if estimate.value < SHOWN_SCORES[0]:
+                    axes.text(0.02, place, f"◂ {estimate.value:.2f}", ha="left", va="center", fontsize=7)
         if not any(estimates.values()):
             note(axes, "no runs yet")
         axes.set_yticks(range(len(estimates)), estimates, fontsize=8)
         axes.axvline(0, color="0.3", linewidth=0.8)
-        axes.set_xlim(-0.15, 1.25)
+        axes.set_xlim(*SHOWN_SCORES)
         axes.grid(axis="y", visible=False)
     panels[0].set_ylim(len(board.methods) - 0.4, -0.6)
     about = "score on the test tasks: 0 random, 1 expert; lines: 95 % intervals, Student's t; at the right: n"
