@@ -61,7 +61,10 @@ def require(config: AlgorithmConfig, holds: Callable[[Any], bool], expected: str
 
 @dataclass(frozen=True)
 class InteractionConfig(AlgorithmConfig):
-    """What the loop reads of methods that interact, see `Algorithm.experience`; the numbers are PEARL's."""
+    """What the loop reads of methods that interact, see `Algorithm.experience`; the numbers are PEARL's.
+
+    Episodes are whole ones, of as many steps as the horizon: where they end early, so many more are collected.
+    """
 
     initial_episodes: int = 10  # in every training task before the first update, each with z from the prior
     collection_interval: int = 2000  # updates between two collections

@@ -47,7 +47,7 @@ DENSE_POINT_ROBOT = POINT_ROBOT | {"prior_episodes": 10, "extra_episodes": 10}
 
 class Pearl(BatchPearl):
     Config = PearlConfig
-    revision = 1
+    revision = 2
     experience = "interaction"
     environment_values = {
         "sparse_point_robot": SPARSE_POINT_ROBOT,

@@ -110,7 +110,7 @@ class SMACOnlineConfig(SMACConfig, InteractionConfig):
 
 class SMAC(SMACOffline):
     Config = SMACOnlineConfig
-    revision = 1
+    revision = 2
     experience = "logs and reward-free interaction"
 
     def __init__(self, problem, config, seed, device="cpu"):

@@ -138,11 +138,11 @@ class CollectingSampler:
         self.drawn = 0
 
     def largest_buffer(self, batches: int) -> int:
-        """Transitions after so many batches, if no episode ends before the horizon."""
+        """Transitions after so many batches at most."""
         c = self.config
-        each = c.prior_episodes + c.posterior_episodes + c.extra_episodes
-        collected = math.ceil(batches / c.collection_interval) * self.visited * each
-        return (len(self.train_tasks) * c.initial_episodes + collected) * self.logs.spec.horizon
+        largest = [count + 1 for count in (c.prior_episodes, c.posterior_episodes, c.extra_episodes) if count]
+        collected = math.ceil(batches / c.collection_interval) * self.visited * sum(largest)
+        return (len(self.train_tasks) * (c.initial_episodes + 1) + collected) * self.logs.spec.horizon
 
     def sample(self) -> MetaBatch:
         if self.drawn % self.config.collection_interval == 0:
@@ -155,20 +155,35 @@ class CollectingSampler:
     def collect(self, number: int) -> None:
         c, random = self.config, generator(self.seed, Stream.INTERACTION, number)
         if number == 0:
-            self.run_episodes(self.train_tasks.repeat(c.initial_episodes), random)
+            self.run_phase(self.train_tasks, c.initial_episodes, random)
         tasks = random.choice(self.train_tasks, self.visited, replace=False)
         self.buffer.forget(tasks)
-        self.run_episodes(tasks.repeat(c.prior_episodes), random)
-        for _ in range(c.posterior_episodes):
-            self.run_episodes(tasks, random, posterior=True)
-        if c.extra_episodes:
-            self.run_episodes(tasks.repeat(c.extra_episodes), random, posterior=True, recent=False)
+        self.run_phase(tasks, c.prior_episodes, random)
+        self.run_phase(tasks, c.posterior_episodes, random, one_by_one=True, posterior=True)
+        self.run_phase(tasks, c.extra_episodes, random, posterior=True, recent=False)
+
+    def run_phase(
+        self, tasks: np.ndarray, count: int, random: np.random.Generator, one_by_one: bool = False, **kind: bool
+    ) -> None:
+        """Keep the transitions of `count` whole episodes, of more where they end early, in each of `tasks`.
+
+        Side by side or `one_by_one`; `kind` are arguments of `run_episodes`.
+        """
+        horizon = self.logs.spec.horizon
+        missing = np.full(len(tasks), count * horizon)
+        while (missing > 0).any():
+            episodes = np.ceil(missing / horizon).astype(int).clip(0, 1 if one_by_one else None)
+            rows = np.repeat(np.arange(len(tasks)), episodes)
+            np.subtract.at(missing, rows, self.run_episodes(tasks[rows], random, **kind))
 
     @torch.no_grad()
     def run_episodes(
         self, tasks: np.ndarray, random: np.random.Generator, *, posterior: bool = False, recent: bool = True
-    ) -> None:
-        """Keep one episode in each of `tasks` (n,), with z from the prior or the posterior given recent transitions."""
+    ) -> np.ndarray:
+        """Keep one episode in each of `tasks` (n,), with z from the prior or the posterior given recent transitions.
+
+        Returns how long they were.
+        """
         algorithm, buffer, size = self.algorithm, self.buffer, self.config.context_size
         noise = torch.Generator(algorithm.device).manual_seed(int(random.integers(2**63)))
         context = buffer.context(buffer.draw_context_rows(tasks, size, random)) if posterior else None
@@ -181,6 +196,7 @@ class CollectingSampler:
         if self.reward_free:
             episodes = self.labelled(tasks, episodes, random, noise)
         buffer.add(tasks, episodes, recent)
+        return episodes.running.sum(1)
 
     def labelled(
         self, tasks: np.ndarray, episodes: Rollout, random: np.random.Generator, noise: torch.Generator

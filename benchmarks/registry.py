@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> method, and the v
     "focal_repel": ("focal", {"metric_attraction": False}),
     "focal_probabilistic": ("focal", {"encoder": "gaussian", "kl_weight": 0.001}),  # see docs/algorithms/focal.md
     "focal_coupled": ("focal", {"coupled_gradients": True}),
-    "single_task_bc": ("single_task_td3_bc", {"alpha": 0.0}),
+    "single_task_bc": ("single_task_td3_bc", {"alpha": 0.0, "actor_interval": 1}),
     "merpo_adaptive": ("merpo", {"adaptive_alpha": True}),
     "rac": ("merpo", {"meta_models": False}),
     "rac_random": ("rac_no_meta", {"meta_policy": "random"}),

@@ -12,7 +12,7 @@ from omrlbench.data.dataset import MultiTaskDataset
 from omrlbench.data.identity import SHIFTED, can_shift, make_command
 from omrlbench.data.store import load_dataset, recipe_fingerprint
 from omrlbench.errors import BenchError
-from omrlbench.registry import meta_env
+from omrlbench.registry import kind, meta_env
 
 Known = dict[tuple[str, str, str], MultiTaskDataset]  # by meta-environment, level and kind of behaviour policy
 
@@ -28,8 +28,13 @@ def load_logs(config: RunConfig, *arguments: Any) -> dict[str, MultiTaskDataset]
 
 
 def load_own(config: RunConfig, *arguments: Any) -> MultiTaskDataset:
-    """The data that the run learns from, as the method sees them."""
-    return on_device(checked_dataset(config, config.level, *arguments).for_learning(), config.training.device)
+    """The data that the run learns from, as the method sees them.
+
+    A method that learns from its interaction alone sees observations as they are: nothing of logs is known to it.
+    """
+    logs = checked_dataset(config, config.level, *arguments)
+    _, experience = kind(config.algo)
+    return on_device(logs if experience == "interaction" else logs.for_learning(), config.training.device)
 
 
 def contexts_of(config: RunConfig, level: str, own: MultiTaskDataset, *arguments: Any) -> MultiTaskDataset:

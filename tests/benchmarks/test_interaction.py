@@ -2,12 +2,13 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from omrlbench import training
+from omrlbench import run_data, training
 from omrlbench.algorithms.algorithm import LAST_STAGE
 from omrlbench.algorithms.pearl import Pearl
 from omrlbench.algorithms.smac import SMAC
@@ -87,7 +88,30 @@ def test_it_collects_before_the_first_update_and_every_so_many(logs):
         collected.append(sampler.counts()["episodes"])
     assert collected == [TRAIN + 2 * EACH] * 25 + [TRAIN + 4 * EACH] * 25 + [TRAIN + 6 * EACH]
     assert sampler.counts()["transitions"] == HORIZON * collected[-1]
-    assert len(sampler.buffer.observations) == HORIZON * (TRAIN + 4 * 2 * EACH)  # after the run's 100
+    assert len(sampler.buffer.observations) >= HORIZON * (TRAIN + 4 * 2 * EACH)  # after the run's 100
+
+
+@pytest.mark.parametrize(("one_by_one", "first"), [(False, [3, 3, 3, 5, 5, 5]), (True, [3, 5])])
+def test_where_episodes_end_early_more_are_collected(logs, monkeypatch, one_by_one, first):
+    """Task 3's end after a quarter of the horizon, task 5's at it: each collects three times the horizon."""
+    _, sampler = sampler_of("pearl", logs)
+    visited = []
+
+    def run_episodes(tasks, random):
+        visited.append(tasks.tolist())
+        return np.where(tasks == 3, HORIZON // 4, HORIZON)
+
+    monkeypatch.setattr(sampler, "run_episodes", run_episodes)
+    sampler.run_phase(np.array([3, 5]), 3, np.random.default_rng(0), one_by_one=one_by_one)
+    flat = sum(visited, [])
+    assert visited[0] == first and flat.count(5) == 3 and 12 <= flat.count(3) <= 15
+
+
+def test_interaction_alone_takes_no_statistics_from_logs(monkeypatch, logs):
+    standardising = replace(logs, spec=replace(logs.spec, standardize_observations=True))
+    monkeypatch.setattr(run_data, "checked_dataset", lambda *_: standardising)
+    seen = {algo: run_data.load_own(resolve(ENV, algo, budget="smoke")).observations for algo in ("pearl", "smac")}
+    assert torch.equal(seen["pearl"], logs.observations) and not torch.equal(seen["smac"], logs.observations)
 
 
 def test_collected_rewards_are_those_of_the_task(logs):
