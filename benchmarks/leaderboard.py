@@ -49,6 +49,7 @@ REFERENCE_ROWS = ("bc", "no_context", "oracle_task", "single_task_bc", *UNTRAINE
 NO_CONTEXT_LIMIT = 0.9  # a score without context that leaves next to nothing for adaptation
 NONE = "–"
 BEFORE, AFTER = "smac_offline", "smac"  # the reward-free interaction, which is to close the gap between contexts
+GAP_SUITES = ("online", "online_mixed")  # that have both
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def document(board: Leaderboard, **instead: str) -> str:
         f"{suite}_{name}": write(other) for suite, other in board.others.items() for name, write in of_others.items()
     }
     whole = everything(board)
-    written |= {"context_gap": context_gap(board.others["online"])}
+    written |= {"context_gap": context_gap(*(promised(board.results, suite) for suite in GAP_SUITES))}
     written |= {"provenance": provenance(whole), "unused": unused(whole)}
     written |= {name: instead.get(name) or write(board) for name, write in sections.items()}
     return Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text()).substitute(written)
@@ -336,17 +337,18 @@ def ranking_tables(board: Leaderboard) -> str:
     return "\n".join(lines).rstrip()
 
 
-def context_gap(board: Leaderboard) -> str:
+def context_gap(*boards: Leaderboard) -> str:
     """What self-collected contexts cost the final parameters, before and after SMAC's interaction, and the change."""
     rows = []
-    for column in board.columns:
-        cells = [board.cells[column, method] for method in (BEFORE, AFTER)]
+    columns = {column: board.cells for board in boards for column in board.columns}
+    for column, found in columns.items():
+        cells = [found[column, method] for method in (BEFORE, AFTER)]
         before, after = map(gap_scores, cells)
         change = [paired_difference(a, b) for a, b in zip(after, before, strict=True)]
         for cell, scores in zip(cells, (before, after), strict=True):
-            estimates = [mean_interval(list(found.values())) if found else None for found in scores]
-            rows.append([column[0], cell.config.algo + marks(cell), *gap_texts(estimates)])
-        rows.append([column[0], "change", *gap_texts(change)])
+            estimates = [mean_interval(list(of_seeds.values())) if of_seeds else None for of_seeds in scores]
+            rows.append([f"{column[0]}, {column[1]} data", cell.config.algo + marks(cell), *gap_texts(estimates)])
+        rows.append([f"{column[0]}, {column[1]} data", "change", *gap_texts(change)])
     return table(["meta-environment", "method", "logged context", "self-collected context", "gap", "n"], rows)
 
 
