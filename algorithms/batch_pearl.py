@@ -38,12 +38,13 @@ ON_POINT_ROBOTS = {"kl_weight": 1e-4}  # PEARL: 1, beside rewards times 100
 REGULARIZED_VALUES = {
     env: values | (ON_POINT_ROBOTS if values is POINT_ROBOT else {}) for env, values in ENVIRONMENT_VALUES.items()
 }
+UNREGULARIZED = {"regularization": "none", "learning_rate": 3e-4}  # at 1e-3 Q-values explode on walker_params
 
 
 class BatchPearl(BRAC):
     Config = BatchPearlConfig
     revision = 2
-    environment_values = {env: values | {"regularization": "none"} for env, values in REGULARIZED_VALUES.items()}
+    environment_values = {env: values | UNREGULARIZED for env, values in REGULARIZED_VALUES.items()}
 
     @property
     def latent_dim(self) -> int:
