@@ -53,7 +53,7 @@ class Pearl(BatchPearl):
         "sparse_point_robot": SPARSE_POINT_ROBOT,
         "point_robot": DENSE_POINT_ROBOT,
         "point_robot_wind": DENSE_POINT_ROBOT | {"context_next_observations": True},
-        "cheetah_vel": {"learning_rate": 1e-3, "target_rate": 0.01},  # the best of four trials, see the docs
+        "cheetah_vel": {"learning_rate": 1e-3},  # at 3e-4 it learns next to nothing, see the docs
         "walker_params": {"context_next_observations": True},
     }
 
