@@ -50,7 +50,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> method, and the v
     "single_task_bc": ("single_task_td3_bc", {"alpha": 0.0, "actor_interval": 1}),
     "merpo_adaptive": ("merpo", {"adaptive_alpha": True}),
     "rac": ("merpo", {"meta_models": False}),
-    "rac_random": ("rac_no_meta", {"meta_policy": "random"}),
+    "rac_random": ("rac_no_meta", {"meta_policy": "random", "regularization_weight": 2.5}),
     "single_task_combo": ("rac_no_meta", {"regularization_weight": 0.0, "conservative_weight": 5.0}),
 }
 
