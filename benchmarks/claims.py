@@ -203,9 +203,9 @@ PAPERS = (
         "ICML 2022",
         "Tested in the meta-environments that it has too, on data of many policies as its own are: interaction without "
         "rewards makes the policy better with contexts that it collects itself, and closes the gap to logged ones. "
-        "The gap also closes where logged "
-        "contexts serve it worse than before, so the second claim is to be read with the first. That SMAC matches "
-        "online meta-reinforcement learning is not judged: no test of a difference shows equality.",
+        "The gap also closes where logged contexts serve it worse than before, so the second claim is to be read with "
+        "the first. That SMAC matches online meta-reinforcement learning is not judged: no test of a difference shows "
+        "equality.",
         OF_SMAC,
     ),
     Paper(
