@@ -130,8 +130,10 @@ def curves(board: Leaderboard) -> Figure:
     """Mean score over updates, on validation tasks where there are some."""
     figure, panels = grid(board, 2.3, "update", sharey=True)
     shown = {}
+    lowest = -0.15
     for axes, column in zip(panels, board.columns, strict=True):
         cells = {method: board.cells[column, method] for method in board.methods}
+        below = []
         if not any(cell.runs for cell in cells.values()):
             note(axes, "no runs yet")
         for method, cell in cells.items():
@@ -145,9 +147,13 @@ def curves(board: Leaderboard) -> Figure:
             shown[method] = line(axes, method, steps, estimates, markevery=0.2)
             if method == REFERENCE:
                 band(axes, method, steps, estimates)
+            if estimates[-1].value < lowest:
+                below.append(f"▾ {method} ends at {estimates[-1].value:.2f}")
+        places = {"ha": "right", "va": "bottom", "fontsize": 7, "transform": axes.transAxes}
+        axes.text(0.98, 0.03, "\n".join(below), bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, **places)
         split = curve_split(get_meta_env(column[0]).tasks)
         axes.set_title(f"{axes.get_title()}\n{split} tasks", fontsize=9)
-        axes.set_ylim(-0.15, 1.15)
+        axes.set_ylim(lowest, 1.15)
     for axes in panels[::COLUMNS]:
         axes.set_ylabel("mean score", fontsize=9)
     legend(figure, shown)
