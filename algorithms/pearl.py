@@ -53,8 +53,8 @@ class Pearl(BatchPearl):
         "sparse_point_robot": SPARSE_POINT_ROBOT,
         "point_robot": DENSE_POINT_ROBOT,
         "point_robot_wind": DENSE_POINT_ROBOT | {"context_next_observations": True},
-        "cheetah_vel": {"learning_rate": 1e-3},  # at 3e-4 it learns next to nothing, see the docs
-        "walker_params": {"context_next_observations": True},
+        "cheetah_vel": {"learning_rate": 1e-3},  # this and the next by trials, see the docs
+        "walker_params": {"context_next_observations": True, "learning_rate": 3e-3},
     }
 
     # ------------------------------------------------------------------ task inference
