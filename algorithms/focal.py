@@ -82,6 +82,10 @@ class Focal(BRAC):
                 "sparse_point_robot": {"reward_scale": 100.0, "regularization": "none"},
                 "point_robot": {"reward_scale": 100.0, "regularization": "none"},
                 "point_robot_wind": {"reward_scale": 100.0, "regularization": "none"},
+                "cheetah_vel": {"alpha": 50.0},
+                "cheetah_fwd_back": {"regularization": "both"},
+                "ant_fwd_back": {"regularization": "both", "alpha": 1e6, "alpha_max": 5e6},
+                "walker_params": {"alpha": 50.0, "alpha_max": 1e4, "context_next_observations": True},
             },
         }
     }

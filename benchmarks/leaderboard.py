@@ -216,6 +216,7 @@ def document(board: Leaderboard, **instead: str) -> str:
         "adaptation": adaptation,
         "headline": lambda board: aggregate_table(board, board.headline),
         "everywhere": lambda board: aggregate_table(board, board.columns),
+        "tuning": tuning,
         "claims": claims,
         "protocols": protocol_tables,
         "published": beside_published,
@@ -320,11 +321,27 @@ def aggregate_table(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> s
     lines = [f"{len(columns)} meta-environments: {names}.", "", table(["method", "n", *METRICS], rows)]
     if without:
         lines += ["", f"Without one complete seed: {', '.join(without)}."]
-    sizes = sorted({estimates["IQM"].n[0] for estimates in complete.values()} - {1})
-    if sizes:
-        found = ", ".join(f"{simulated_coverage(n, len(columns)):.0%} for n = {n}" for n in sizes)
-        lines += ["", f"Coverage of these intervals: nominal {CONFIDENCE:.0%}, simulated {found}."]
+    of_seeds = (method for method, found in complete.items() if found["IQM"].n[0] > 1)
+    if example := next((method for method in of_seeds if method not in REFERENCE_ROWS), None):
+        scores = board.matrix(example, columns).rows
+        held = simulated_coverage(len(scores), tuple(scores.mean(0)), tuple(scores.std(0, ddof=1)))
+        shares = ", ".join(f"{metric} {share:.0%}" for metric, share in held.items())
+        like = f"for {len(scores)} seeds like those of {example}"
+        lines += ["", f"Coverage of these intervals: nominal {CONFIDENCE:.0%}, simulated {like}: {shares}."]
     return "\n".join(lines)
+
+
+def tuning(board: Leaderboard) -> str:
+    """How many configurations of each learning method were tried on validation tasks, as far as records tell."""
+    tried: dict[tuple[str, str], set[Path]] = {}
+    for folder, runs in board.results.runs.items():
+        for run in runs.values():
+            if run.config["eval_split"] == "validation":
+                tried.setdefault((run.config["algo"], run.config["env"]), set()).add(folder)
+    methods = [method for method in everything(board).methods if method not in UNTRAINED]
+    envs = [env for env, _ in board.columns if get_meta_env(env).tasks.splits["validation"]]
+    rows = [[shown_method(method), *(str(len(tried.get((method, env), ()))) for env in envs)] for method in methods]
+    return table(["method", *envs], rows)
 
 
 def ranking_tables(board: Leaderboard) -> str:
@@ -382,7 +399,9 @@ def claims_table(paper: Paper, board: Leaderboard) -> str:
         effect = [with_ends(found), " and ".join(map(str, found.n))] if found else [NONE, NONE]
         p = NONE if verdict.p is None else f"{verdict.p:.2g}"
         status = f"**{verdict.status}** at the {BUDGET} budget" + (f": {verdict.reason}" if verdict.reason else "")
-        sides = [str(claim), claim.measure, ", ".join(claim.envs), claim.where]
+        wins = [f" {win:.2f}" for win in verdict.in_each] if len(verdict.in_each) > 1 else [""] * len(claim.envs)
+        envs = ", ".join(env + win for env, win in zip(claim.envs, wins, strict=True))
+        sides = [str(claim), claim.measure, envs, claim.where]
         rows.append([*sides, *effect, p, status])
     header = ["claim", "measure", "meta-environments", "in the paper", "P(first > second)", "n", "p", "verdict"]
     return table(header, rows)

@@ -198,14 +198,23 @@ def test_the_path_names_the_cell_and_the_seed():
 
 
 @pytest.mark.parametrize(
-    ("env", "regularization", "reward_scale"),
-    [("sparse_point_robot", "none", 100.0), ("point_robot_wind", "none", 100.0)],
+    ("env", "regularization", "reward_scale", "alpha", "alpha_max"),
+    [
+        ("sparse_point_robot", "none", 100.0, 500.0, 2000.0),
+        ("point_robot_wind", "none", 100.0, 500.0, 2000.0),
+        ("cheetah_vel", "policy", 5.0, 50.0, 2000.0),
+        ("cheetah_fwd_back", "both", 5.0, 500.0, 2000.0),
+        ("ant_fwd_back", "both", 5.0, 1e6, 5e6),
+        ("walker_params", "policy", 5.0, 50.0, 1e4),
+    ],
 )
-def test_the_released_preset_overrides_budget_and_environment(env, regularization, reward_scale):
+def test_the_released_preset_overrides_budget_and_environment(env, regularization, reward_scale, alpha, alpha_max):
     config = resolve(env, "focal", preset="released-code")
     method = config.algorithm
     assert (method.regularization, method.reward_scale) == (regularization, reward_scale)
-    assert config.sources["reward_scale"] == f"preset released-code on {env}"
+    assert (method.alpha, method.alpha_max) == (alpha, alpha_max)
+    assert method.context_next_observations is (env == "walker_params")
+    assert config.sources["regularization"].startswith("preset released-code")
     assert (method.width, method.encoder_width, method.latent_dim) == (256, 200, 20)
     assert config.training.learning_rate_decay == "none" and method.discriminator_penalty_weight == 5.0
 

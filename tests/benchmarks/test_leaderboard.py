@@ -28,6 +28,7 @@ from omrlbench.leaderboard import (
     promised,
     rankings,
     texts,
+    tuning,
 )
 from omrlbench.leaderboard_figures import STYLES, curve, draw_all
 from omrlbench.published import Published, published
@@ -339,7 +340,7 @@ def test_every_ranking_has_its_own_tables_and_the_csv_all(runs):
     text, rows = report(runs)
     first, second = text.split("## Trained on the test task's own data")
     second, third = second.split("## Interaction with the training tasks")
-    third, _ = third.split("## Claims")
+    third, _ = third.split("## Trials of values")
     assert {"single_task_brac", "single_task_bc", "do_nothing"} <= set(first_cells(second))
     assert "focal" not in first_cells(second + third) and "pearl" not in first_cells(first + second)
     assert "| single_task" not in first + third and "| *single_task" not in first + third
@@ -408,6 +409,29 @@ def test_each_paper_has_its_table_and_its_family(finished, monkeypatch):
     assert (
         "| 5 and 5 | 0.079 | **inconclusive** at the cpu budget: so few seeds" in ten and ten.count("not yet run") == 9
     )
+
+
+def test_a_claim_tells_the_effect_in_each_meta_environment(finished, monkeypatch):
+    record = read_record(path_of(finished))
+    scores = {("do_nothing", ENV): (1, 2), ("random_policy", ENV): (0, 0), ("do_nothing", "point_robot"): (0, 1)}
+    scores["random_policy", "point_robot"] = (0.5, 2)
+    runs = {
+        resolve(env, algo).record_path("").parent: {
+            seed: replace(record, result=record.result | {"score": score}) for seed, score in enumerate(values)
+        }
+        for (algo, env), values in scores.items()
+    }
+    claim = Claim(Side("do_nothing"), Side("random_policy"), (ENV, "point_robot"), "Section 1")
+    monkeypatch.setattr("omrlbench.leaderboard.PAPERS", (Paper("One", "A", "First", "ICLR", "Tested.", (claim,)),))
+    assert f"| {ENV} 1.00, point_robot 0.25 | Section 1 | 0.625 [" in claims(Leaderboard({}, Results(runs)))
+
+
+def test_trials_are_counted_by_configuration_on_validation_tasks_alone(finished):
+    measured = read_record(path_of(finished))
+    scored = replace(measured, config=measured.config | {"algo": "focal"})
+    trial = replace(scored, config=scored.config | {"eval_split": "validation"})
+    runs = {Path("one"): {100: trial, 101: trial}, Path("another"): {100: trial}, Path("scored"): {0: scored}}
+    assert "\n| focal | 2 | 0 |" in tuning(leaderboard(Results(runs)))
 
 
 def test_a_record_that_hides_what_its_method_saw_is_refused(tmp_path, data_dir):

@@ -141,8 +141,15 @@ def test_differences_are_paired_over_the_seeds_that_both_have():
 
 
 def test_simulated_coverage_is_below_the_nominal_one_and_grows_with_seeds():
-    few, more = simulated_coverage(3, 1, 400, 300), simulated_coverage(10, 6, 400, 300)
-    assert 0.65 < few < 0.82 and 0.90 < more < 0.97
+    few, more = simulated_coverage(3, (0.0,), (1.0,)), simulated_coverage(10, (0.0,) * 6, (1.0,) * 6)
+    assert all(0.65 < few[metric] < 0.82 for metric in ("IQM", "median", "mean"))
+    assert all(0.90 < share < 0.99 for share in more.values())
+
+
+def test_simulated_coverage_of_the_iqm_is_lower_where_columns_differ():
+    means, deviations = (0.93, 0.95, 0.97, 0.97, 0.38, 0.62, 0.69), (0.01, 0.01, 0.01, 0.01, 0.08, 0.05, 0.04)
+    held = simulated_coverage(5, means, deviations)
+    assert held["IQM"] < 0.80 < held["mean"] < 0.93
 
 
 def plain_p(x, y):
