@@ -27,7 +27,7 @@ class BatchPearlConfig(BRACConfig):
     context_next_observations: bool = True  # whether the encoder sees s'
     kl_weight: float = 0.004  # of the posterior's divergence from N(0, I), summed over tasks and dimensions; PEARL's
     # 0.1 stands beside rewards times 5, whose squared errors weigh 25 times as much
-    regularization: str = "none"
+    regularization: Literal["value_penalty", "policy", "both", "none"] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()

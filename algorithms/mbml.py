@@ -86,7 +86,7 @@ class MBML(Algorithm):
         "point_robot_wind": {"next_observations_differ": True},
         "cheetah_vel": {"reward_threshold": 0.05},  # facts A.8, and so below
         "ant_fwd_back": {"reward_threshold": 0.1},
-        "walker_params": {"next_observations_differ": True, "reward_threshold": 0.1},
+        "walker_params": {"next_observations_differ": True, "reward_threshold": 0.1, "learning_rate": 1e-3},
     }
 
     def __init__(self, problem, config, seed, device="cpu"):

@@ -253,13 +253,18 @@ class LevelShift(Panel):
 
     def score(self, need: Need, found: Found, source: Source, level: str) -> float:
         """Mean over seeds, NaN where no evaluation has been made."""
-        path, scores = source.config(need).record_path(source.results_dir), []
+        config, scores = source.config(need), []
+        path = config.record_path(source.results_dir)
         for seed, record in found[need].items():
             if level == need[0].level:
                 scores.append(record.result["score"])
                 continue
-            folder = evaluations_folder(path.with_name(f"seed-{seed}.json"))
-            scores += [read_evaluation(file).result["score"] for file in folder.glob(f"offline-{level}-test-*.json")]
+            folder, episodes = (
+                evaluations_folder(path.with_name(f"seed-{seed}.json")),
+                config.training.final_eval_episodes,
+            )
+            file = folder / f"offline-{level}-test-{episodes}.json"
+            scores += [read_evaluation(file).result["score"]] if file.exists() else []
         return float(np.mean(scores)) if scores else np.nan
 
 

@@ -106,8 +106,9 @@ def headline(record: RunRecord) -> str:
 
 def caption(record: RunRecord) -> str:
     config = record.config
+    context = f"{record.protocol} context, " if record.protocol else ""
     return (
-        f"one run (n = 1), seed {config['seed']}, {config['budget']} budget, offline context, "
+        f"one run (n = 1), seed {config['seed']}, {config['budget']} budget, {context}"
         f"{config['behavior']} behaviour policies; score: mean of the last evaluations"
     )
 

@@ -105,6 +105,8 @@ def _read(path: Path, kind: str, form: type[Record]) -> dict[str, Any]:
         table = json.loads(path.read_text(), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise BenchError(f"there is no {kind} {path}") from None
+    except OSError as error:
+        raise BenchError(f"cannot read {path} as a {kind}: {error.strerror}") from None
     except ValueError as error:
         raise BenchError(f"{path} is not a {kind}: {error}") from None
     problem = _problem(table, form)
@@ -161,11 +163,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def environment_facts(argv: Sequence[str] | None, device: str) -> dict[str, Any]:
-    """What ran and where: command line, versions, commit, hardware, and peak memory so far in bytes."""
+    """What ran and where: command line, versions, hardware, and peak memory so far in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "argv": None if argv is None else list(argv),
-        "git": git_state(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "cpu": _cpu_name(),
@@ -176,12 +177,13 @@ def environment_facts(argv: Sequence[str] | None, device: str) -> dict[str, Any]
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of this package's clone and whether it has changes outside of `OUTPUTS`; None outside a clone."""
+    """Commit of this package's clone and whether it has, or may have, changes outside `OUTPUTS`; None outside one."""
     here = Path(__file__)
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
+    commit = _git(here.parent, "rev-parse", "HEAD")
     status = _git(here.parent, "status", "--porcelain", "--", ":/", *OUTPUTS)
-    return {"commit": _git(here.parent, "rev-parse", "HEAD"), "dirty": bool(status)}
+    return None if commit is None else {"commit": commit, "dirty": status != ""}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -19,6 +19,7 @@ from omrlbench.record import (
     RunRecord,
     environment_facts,
     evaluations_folder,
+    git_state,
     read_record,
     write_record,
 )
@@ -26,7 +27,7 @@ from omrlbench.registry import meta_env
 from omrlbench.repetition import recorded_config
 from omrlbench.run_data import Known, contexts_of, data_identity, load_own
 from omrlbench.training import as_plain, evaluated_tasks, make_algorithm
-from omrlbench.weights import restore_weights
+from omrlbench.weights import restore_weights, stored_scaling
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def evaluate_again(
     BenchError, one line, where the run has no weights, where this installation would compute something else, or where
     the method lacks the protocol, and Diverged if an action is not finite.
     """
-    record, config = finished_run(path)
+    git, (record, config) = git_state(), finished_run(path)
     if record.protocol is None:
         raise BenchError(f"{path} holds no evaluation that could be repeated")
     request = replace(request, protocol=request.protocol or record.protocol)
@@ -64,7 +65,7 @@ def evaluate_again(
     episodes = request.episodes or config.training.final_eval_episodes
     with deterministic():
         arguments = (data_dir, on_data_progress, on_message, known)
-        own = load_own(config, *arguments)
+        own = load_own(config, *arguments, scaling=stored_scaling(path))
         contexts = _contexts(config, request.protocol, level, own, *arguments)
         algorithm = trained(config, own, path)
         index, size = last_evaluation(record), config.algorithm.context_size
@@ -86,7 +87,8 @@ def evaluate_again(
     result = {"step": config.training.steps, "protocol": request.protocol} | as_plain(measured)
     target = evaluations_folder(path) / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
-    evaluated = EvaluationRecord(record.config, evaluation, result, environment_facts(argv, config.training.device))
+    execution = environment_facts(argv, config.training.device) | {"git": git}
+    evaluated = EvaluationRecord(record.config, evaluation, result, execution)
     write_record(target, evaluated)
     return target, evaluated
 

@@ -27,14 +27,14 @@ def load_logs(config: RunConfig, *arguments: Any) -> dict[str, MultiTaskDataset]
     return {"offline": own, "online": own} | ({} if shifted is None else {"offline_shifted": shifted})
 
 
-def load_own(config: RunConfig, *arguments: Any) -> MultiTaskDataset:
-    """The data that the run learns from, as the method sees them.
+def load_own(config: RunConfig, *arguments: Any, scaling: tuple[Tensor, Tensor] | None = None) -> MultiTaskDataset:
+    """The data that the run learns from, as the method sees them; `scaling` as in `MultiTaskDataset.for_learning`.
 
     A method that learns from its interaction alone sees observations as they are: nothing of logs is known to it.
     """
     logs = checked_dataset(config, config.level, *arguments)
     _, experience = kind(config.algo)
-    return on_device(logs if experience == "interaction" else logs.for_learning(), config.training.device)
+    return on_device(logs if experience == "interaction" else logs.for_learning(scaling), config.training.device)
 
 
 def contexts_of(config: RunConfig, level: str, own: MultiTaskDataset, *arguments: Any) -> MultiTaskDataset:

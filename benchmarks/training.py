@@ -34,7 +34,15 @@ from omrlbench.evaluation import (
 )
 from omrlbench.interaction import CollectingSampler, ReplayBuffer
 from omrlbench.process import StopSignal, check_device, deterministic, locked
-from omrlbench.record import RunRecord, environment_facts, evaluations_folder, read_record, write_atomic, write_record
+from omrlbench.record import (
+    RunRecord,
+    environment_facts,
+    evaluations_folder,
+    git_state,
+    read_record,
+    write_atomic,
+    write_record,
+)
 from omrlbench.registry import algorithm_class, meta_env
 from omrlbench.run_data import data_identity, load_logs
 from omrlbench.sinks import Sink, open_sinks
@@ -180,7 +188,7 @@ class TrainingRun:
         self.evaluations: list[dict[str, Any]] = []
         self.sittings: list[dict[str, Any]] = []
         self.began, self.began_processor, self.first_update = time.monotonic(), time.process_time(), 0
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.started, self.git = datetime.now(UTC).isoformat(timespec="seconds"), git_state()
 
     def resume(self) -> bool:
         """Take up the saved state, if there is one. Raises BenchError if it is not of this run."""
@@ -240,7 +248,7 @@ class TrainingRun:
             sources=self.config.sources,
             result=result,
             execution=environment_facts(argv, self.config.training.device)
-            | self.times()
+            | self.sat()
             | {"parameters": self.algorithm.learned_parameters, "artefacts": artefacts},
         )
         write_record(self.path, record)
@@ -379,17 +387,21 @@ class TrainingRun:
     def all_sittings(self) -> list[dict[str, Any]]:
         now = {
             "started": self.started,
+            "git": self.git,
             "seconds": time.monotonic() - self.began,
             "processor_seconds": time.process_time() - self.began_processor,
             "steps": self.updates - self.first_update,
         }
         return [*self.sittings, now]
 
-    def times(self) -> dict[str, Any]:
+    def sat(self) -> dict[str, Any]:
+        """The sittings, the times of all, and the code of the last, which counts as changed where that of one was."""
         sittings = self.all_sittings()
+        states = [sitting.get("git") for sitting in sittings]
+        git = None if None in states else states[-1] | {"dirty": any(state["dirty"] for state in states)}
         wall, processor = (sum(sitting[name] for sitting in sittings) for name in ("seconds", "processor_seconds"))
         times = {"wall_seconds": wall, "processor_seconds": processor, "steps_per_second": self.updates / wall}
-        return {"sittings": sittings} | times
+        return {"git": git, "sittings": sittings} | times
 
     def write_artefacts(self) -> list[str]:
         """Keep beside the record what its picture and later evaluations need; the names of the files."""

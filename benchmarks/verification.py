@@ -111,7 +111,7 @@ def _resolved(env: str, algo: str, level: str, budget: str, preset: str, behavio
 
 def _text(value: Any) -> str:
     """As `--set` takes it."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -31,6 +31,7 @@ from omrlbench.record import write_atomic
 from omrlbench.reevaluation import finished_run, last_evaluation, trained
 from omrlbench.registry import meta_env
 from omrlbench.run_data import load_own
+from omrlbench.weights import stored_scaling
 
 PANEL = 480  # pixels, of both sides
 LINE = 26  # pixels, the height of a line of text
@@ -96,11 +97,11 @@ def make_video(
     chosen = choose_tasks(spec, config.eval_split, tasks)
     rate, every = pace(spec, chosen[0], out.suffix)
     with deterministic():
-        own = load_own(config, data_dir, on_progress, on_message)
+        own = load_own(config, data_dir, on_progress, on_message, scaling=stored_scaling(record))
         on_progress("evaluating", 0, 1)
         algorithm, index = trained(config, own, record), last_evaluation(about)
         sizes = config.training.final_eval_episodes, config.seed, index, config.algorithm.context_size
-        evaluation = evaluate(algorithm, own, config.eval_split, *sizes)
+        evaluation = evaluate(algorithm, own, config.eval_split, *sizes, about.protocol)
     shown: list[Shown] = []
 
     def frames() -> Iterator[Image.Image]:
@@ -109,7 +110,7 @@ def make_video(
             for moments in side_by_side(spec, task, start, evaluation.actions[place, 0], every):
                 done = number * spec.horizon + max(moment.step for moment in moments)
                 on_progress(f"drawing task {task}", done, len(chosen) * spec.horizon)
-                yield (last := draw(config, task, moments, evaluation))
+                yield (last := draw(config, about.protocol, task, moments, evaluation))
             yield from repeat(last, round(HOLD * rate))
             shown.append(Shown(task, *(moment.earned for moment in moments)))
 
@@ -201,7 +202,9 @@ def picture(env: gymnasium.Env) -> np.ndarray | None:
         raise BenchError(str(error)) from error
 
 
-def draw(config: RunConfig, task: int, moments: tuple[Moment, Moment], evaluation: Evaluation) -> Image.Image:
+def draw(
+    config: RunConfig, protocol: str, task: int, moments: tuple[Moment, Moment], evaluation: Evaluation
+) -> Image.Image:
     """One picture of the video: what it shows, then the method on the left and the expert on the right."""
     spec, top = meta_env(config.env), LINES * LINE + 2 * MARGIN
     image = Image.new("RGB", (2 * PANEL, top + PANEL), "white")
@@ -209,7 +212,7 @@ def draw(config: RunConfig, task: int, moments: tuple[Moment, Moment], evaluatio
     title = f"{config.env}, {config.eval_split} task {task}: {parameters_of(spec, task)}"
     about = (
         f"{config.algo}, {config.level} data, {config.budget} budget, seed {config.seed}; "
-        f"offline context of {config.algorithm.context_size} transitions"
+        f"{protocol} context of {config.algorithm.context_size} transitions"
     )
     for line, text in enumerate((title, about)):
         write((PANEL, MARGIN + (line + 0.5) * LINE), text, "black", font, "mm")

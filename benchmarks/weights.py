@@ -32,6 +32,15 @@ def stored_weights(algorithm: Algorithm, dataset: MultiTaskDataset) -> bytes | N
     return save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}) if tensors else None
 
 
+def stored_scaling(record: Path) -> tuple[Tensor, Tensor] | None:
+    """Mean and scale of observations that the run with this record learned with, None where nothing is stored."""
+    try:
+        stored = load_file(record.with_suffix(".safetensors"))
+    except (OSError, SafetensorError):  # restore_weights says what is to be done
+        return None
+    return (stored["observations.mean"], stored["observations.scale"]) if "observations.mean" in stored else None
+
+
 @torch.no_grad()
 def restore_weights(algorithm: Algorithm, record: Path) -> None:
     """Give `algorithm` the weights beside `record`. Raises BenchError where they are missing or do not fit."""

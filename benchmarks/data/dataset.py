@@ -46,14 +46,16 @@ class MultiTaskDataset:
     def __len__(self) -> int:
         return len(self.observations)
 
-    def for_learning(self) -> "MultiTaskDataset":
+    def for_learning(self, scaling: tuple[Tensor, Tensor] | None = None) -> "MultiTaskDataset":
         """The dataset as methods see it: standardised where the meta-environment asks for that, else itself.
 
-        Observations then have mean 0 and standard deviation 1 over the training tasks' transitions. The FOCAL
-        authors divide theirs by the largest absolute value instead.
+        Observations then have mean 0 and standard deviation 1 over the training tasks' transitions, unless `scaling`
+        has the mean and scale of other data. The FOCAL authors divide theirs by the largest absolute value instead.
         """
         if not self.spec.standardize_observations:
             return self
+        if scaling is not None:
+            return self._standardized_by(*scaling)
         start, size = self.task_start, self.task_size
         train = torch.cat([self.observations[start[k] : start[k] + size[k]] for k in self.spec.tasks.splits["train"]])
         scale, mean = torch.std_mean(train.double(), 0)

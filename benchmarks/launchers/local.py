@@ -39,7 +39,7 @@ class LocalLauncher:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        pass
+        self.stop()
 
     @property
     def has_room(self) -> bool:
@@ -66,9 +66,11 @@ class LocalLauncher:
     def stop(self) -> str:
         for worker in self.running:
             worker.process.terminate()
+            worker.pipe.close()  # a worker that waits for a reader is told that there is none
         for worker in self.running:
             worker.process.join()
             worker.cell.state = QUEUED
+        self.running = []
         return "stopped, nothing is lost; the same command goes on"
 
 

@@ -16,7 +16,7 @@ WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT",
 
 def note_jobs(results_dir: Path, cells: Sequence[Cell], jobs: Sequence[str]) -> None:
     """Write down which job runs which cell."""
-    table = {str(cell.path.relative_to(results_dir)): job for cell, job in zip(cells, jobs, strict=True)}
+    table = {_name(cell): job for cell, job in zip(cells, jobs, strict=True)}
     name = jobs[0].split("_")[0]
     write_atomic(results_dir / FOLDER / f"{name}.json", json.dumps(table, indent=1).encode())
 
@@ -30,11 +30,16 @@ def queued_jobs(results_dir: Path, cells: Iterable[Cell]) -> dict[int, str]:
         noted |= {place: job for place, job in json.loads(path.read_text()).items() if job in states}
     found = {}
     for cell in cells:
-        job = noted.get(str(cell.path.relative_to(results_dir)))
+        job = noted.get(_name(cell))
         if job and not cell.ended:
             cell.state = PENDING if states[job] in WAITING else RUNNING
             found[id(cell)] = job
     return found
+
+
+def _name(cell: Cell) -> str:
+    """The same wherever the results folder is and however it is written."""
+    return str(cell.config.record_path(""))
 
 
 def job_states() -> dict[str, str]:

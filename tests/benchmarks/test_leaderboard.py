@@ -174,6 +174,14 @@ def test_a_trial_is_not_stale_whose_suite_now_names_what_it_left_to_defaults():
     assert stale_reason(record) == "learning_rate=0.0007, installed has 0.001"
 
 
+@pytest.mark.parametrize("change", ["reward_threshold=none", "reward_threshold=0.07", "next_observations_differ=true"])
+def test_a_value_that_was_set_is_not_stale_whatever_its_type(finished, change):
+    config = resolve(ENV, "mbml", overrides=[change])
+    made = read_record(path_of(finished))
+    record = replace(made, config=config.to_dict() | {"dataset": made.config["dataset"]}, sources=config.sources)
+    assert stale_reason(record) is None
+
+
 def test_a_truncated_or_moved_record_is_refused(runs):
     whole = path_of(runs).read_text()
     path_of(runs).write_text(whole[:-100])

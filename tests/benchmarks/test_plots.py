@@ -45,6 +45,7 @@ def record(env: str, status: str = "finished") -> RunRecord:
         random = np.random.default_rng(step)
         return {
             "step": step,
+            "protocol": "online",
             "split": split,
             "task_ids": list(ids),
             "returns": random.normal(size=(len(ids), 2)).tolist(),
@@ -216,4 +217,6 @@ def test_headline_and_caption_say_what_was_measured():
     finished = record("point_robot")
     assert plots.headline(finished) == "focal on point_robot, expert data: score 0.50 on 20 test tasks"
     assert plots.headline(record("point_robot", "diverged")).endswith("diverged")
-    assert all(part in plots.caption(finished) for part in ("n = 1", "seed 3", "cpu budget", "per_task"))
+    assert all(
+        part in plots.caption(finished) for part in ("n = 1", "seed 3", "cpu budget", "online context", "per_task")
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from omrlbench.errors import BenchError
-from omrlbench.record import RunRecord, environment_facts, read_record, write_atomic, write_record
+from omrlbench.record import RunRecord, environment_facts, git_state, read_record, write_atomic, write_record
 
 RECORD = RunRecord(
     config={"env": "point_robot", "seed": 0},
@@ -84,6 +84,21 @@ def test_broken_files_are_refused_by_name(tmp_path, text):
 def test_the_exit_code_tells_divergence():
     assert RECORD.exit_code == 0
     assert replace(RECORD, result=RECORD.result | {"status": "diverged"}).exit_code == 3
+
+
+def test_code_that_git_cannot_judge_counts_as_changed(monkeypatch):
+    answers = {"ls-files": "record.py", "rev-parse": "0123", "status": None}
+    monkeypatch.setattr("omrlbench.record._git", lambda folder, command, *rest: answers[command])
+    assert git_state() == {"commit": "0123", "dirty": True}
+    answers["status"] = ""
+    assert git_state() == {"commit": "0123", "dirty": False}
+    answers["rev-parse"] = None
+    assert git_state() is None
+
+
+def test_a_folder_in_place_of_a_record_is_named(tmp_path):
+    with pytest.raises(BenchError, match=f"^cannot read {tmp_path} as a run record: Is a directory$"):
+        read_record(tmp_path)
 
 
 def test_environment_facts_are_plain_and_complete():

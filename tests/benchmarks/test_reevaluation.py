@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from omrlbench import config as configuration
 from omrlbench import reevaluation, run_data, training
@@ -40,6 +41,15 @@ def run(algo: str, folder: Path, data_dir: Path, *overrides: str) -> Path:
     config = resolve(ENV, algo, budget="smoke", overrides=[*SHORT, *overrides])
     training.run(config, results_dir=folder, data_dir=data_dir)
     return config.record_path(folder)
+
+
+def test_observations_are_scaled_as_in_the_run_whatever_the_data_here(tmp_path, data_dir, focal):
+    path, tensors = tmp_path / focal.name, load_file(focal.with_suffix(".safetensors"))
+    shutil.copy(focal, path)
+    tensors["observations.mean"] = tensors["observations.mean"] + 1
+    save_file(tensors, path.with_suffix(".safetensors"))
+    _, again = evaluate_again(path, Request(), data_dir=data_dir)
+    assert again.result["returns"] != read_record(focal).last_evaluation("offline")["returns"]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,19 @@ def test_a_killed_worker_fails_its_cell_and_the_same_sweep_completes_it_equally(
     assert len(second.execution["sittings"]) == 2
 
 
+def test_an_error_ends_the_workers_which_save(tmp_path, data_dir):
+    interrupted = cell("bc", tmp_path, "checkpoint_interval=10")
+    checkpoint = interrupted.path.with_suffix(".checkpoint")
+
+    def fail(changed):
+        if checkpoint.exists():
+            raise OSError("the terminal is gone")
+
+    with pytest.raises(OSError, match="the terminal is gone"):
+        sweep([interrupted], LocalLauncher(Work(tmp_path, data_dir, ["bench", "sweep"]), 1), fail)
+    assert not multiprocessing.active_children() and checkpoint.exists()
+
+
 def start(results_dir, data_dir, *more, **options):
     program = "import sys; from omrlbench.cli import main; main(sys.argv[1:])"
     places = ["--results-dir", str(results_dir), "--data-dir", str(data_dir)]

@@ -104,6 +104,7 @@ def test_focal_killed_twice_leaves_the_record_of_an_uninterrupted_run(tmp_path, 
     whole = training.run(config, results_dir=tmp_path / "whole", data_dir=data_dir)
     execution = resumed.execution
     assert len(execution["sittings"]) == 3
+    assert all(sitting["git"] == execution["git"] for sitting in execution["sittings"])
     for total, part in (("wall_seconds", "seconds"), ("processor_seconds", "processor_seconds")):
         assert execution[total] == pytest.approx(sum(sitting[part] for sitting in execution["sittings"]))
     assert 0 < execution["processor_seconds"] <= execution["wall_seconds"] * 1.01

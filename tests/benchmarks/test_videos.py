@@ -25,9 +25,9 @@ needs_ffmpeg = pytest.mark.skipif(find_spec("imageio_ffmpeg") is None, reason="t
 SHORT = ["steps=3", "eval_interval=1", "final_eval_episodes=2"]
 
 
-def run(env: str, folder: Path, data_dir: Path) -> Path:
-    """The record of a short run of FOCAL."""
-    config = resolve(env, "focal", budget="smoke", overrides=SHORT)
+def run(env: str, folder: Path, data_dir: Path, algo: str = "focal") -> Path:
+    """The record of a short run."""
+    config = resolve(env, algo, budget="smoke", overrides=SHORT)
     training.run(config, results_dir=folder, data_dir=data_dir)
     return config.record_path(folder)
 
@@ -56,9 +56,9 @@ def opengl() -> None:
         env.close()
 
 
-def measured(record: Path) -> dict[int, float]:
+def measured(record: Path, protocol: str = "offline") -> dict[int, float]:
     """By task, the return of the first episode of the run's last evaluation."""
-    last = [e for e in read_record(record).result["evaluations"] if e["protocol"] == "offline"][-1]
+    last = read_record(record).last_evaluation(protocol)
     return {task: returns[0] for task, returns in zip(last["task_ids"], last["returns"], strict=True)}
 
 
@@ -82,6 +82,13 @@ def test_point_robots_have_a_picture_per_step_and_the_returns_that_were_measured
     assert (frames[0] != frames[20]).mean() > 0.001
     assert (frames[20] != frames[30]).mean() < 0.001  # the end stays
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_method_that_interacts_is_shown_with_the_context_that_it_collected(tmp_path, data_dir):
+    record, task = run("point_robot", tmp_path, data_dir, "pearl"), get_meta_env("point_robot").tasks.splits["test"][0]
+    shown = make_video(record, tmp_path / "video.gif", [task], data_dir=data_dir)
+    online, offline = (measured(record, protocol)[task] for protocol in ("online", "offline"))
+    assert shown[0].method == pytest.approx(online) and online != pytest.approx(offline)
 
 
 def test_a_gif_lasts_as_long_as_the_episodes(point_robot, tmp_path, data_dir):
@@ -125,7 +132,7 @@ def test_what_is_written_above_the_pictures_fits():
     spec = get_meta_env("walker_params")
     config = resolve(spec.name, "focal_probabilistic")
     moment = videos.Moment(200, -1234.56, "fallen", np.zeros((1, 17)), np.full((480, 480, 3), 255, np.uint8))
-    pixels = np.asarray(draw(config, 40, (moment, moment), None))
+    pixels = np.asarray(draw(config, "offline_shifted", 40, (moment, moment), None))
     assert (pixels[:112] < 128).any() and (pixels[:112, [0, 1, -2, -1]] > 250).all()
     colours = pixels[60:112].astype(int)
     left, right = colours[:, :480], colours[:, 480:]
