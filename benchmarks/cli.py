@@ -343,10 +343,11 @@ def sweep(
 
     Killed or interrupted, the same command goes on. One failing cell does not stop the others.
     """
+    from omrlbench.cost import expected_seconds
     from omrlbench.launchers.choice import given_options, make_launcher
     from omrlbench.launchers.worker import Work
     from omrlbench.progress import SweepTable
-    from omrlbench.sweep import estimated_seconds, find_cells
+    from omrlbench.sweep import find_cells
     from omrlbench.sweep import sweep as run_cells
     from omrlbench.training import default_results_dir
 
@@ -358,7 +359,8 @@ def sweep(
         return 0
     work = Work(results_dir, data_dir, ["bench", *sys.argv[1:]])
     chosen = make_launcher(launcher, work, workers, device, options)
-    with SweepTable(cells, estimated_seconds(cells, results_dir)) as table:
+    expected = {place: seconds for place, (seconds, _) in expected_seconds(cells, results_dir).items()}
+    with SweepTable(cells, expected) as table:
         run_cells(cells, chosen, table.update)
     counts = Counter(cell.state for cell in cells)
     click.echo(f"{len(cells)} cells: " + ", ".join(f"{counts[s]} {s}" for s in ("finished", "diverged", "failed")))

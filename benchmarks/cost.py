@@ -16,8 +16,10 @@ from typing import Any
 from omrlbench.config import RunConfig
 from omrlbench.data.identity import SHIFTED, can_shift
 from omrlbench.data.store import describe
+from omrlbench.errors import BenchError
+from omrlbench.record import read_record
 from omrlbench.registry import meta_env
-from omrlbench.sweep import Cell, likeness, recorded_seconds
+from omrlbench.sweep import Cell
 
 MEASURED_BUDGET = "paper"
 GPU_OPERATION = 10e-6  # seconds that an operation takes on a GPU, assumed
@@ -39,28 +41,60 @@ class Plan:
 
 
 def make_plan(cells: Sequence[Cell], results_dir: Path, data_dir: Path | None) -> Plan:
-    known, recorded, computed, on_gpu = recorded_seconds(results_dir), {}, {}, 0.0
+    expected = expected_seconds(cells, results_dir)
     missing = {place: cell.config for place, cell in enumerate(cells) if not cell.ended}
-    for place, config in missing.items():
-        own, shared = likeness(config.to_dict())
-        if own in known:
-            recorded[place] = known[own]
-        elif seconds := update_seconds(config, config.training.device):
-            computed[place] = seconds
-            on_gpu += update_seconds(config, "cuda")
-        elif shared in known:
-            recorded[place] = known[shared]
+    computed = [missing[place] for place, (_, from_records) in expected.items() if not from_records]
     sizes = dataset_sizes(missing.values(), data_dir)
     made = [size for size in sizes if size is not None]
     return Plan(
-        seconds=computed | recorded,
-        recorded=set(recorded),
-        gpu_seconds=on_gpu,
+        seconds={place: seconds for place, (seconds, _) in expected.items()},
+        recorded={place for place, (_, from_records) in expected.items() if from_records},
+        gpu_seconds=sum(update_seconds(config, "cuda") for config in computed),
         run_bytes=sum(state_bytes(config) + BESIDE_STATE for config in missing.values()),
         dataset_bytes=sum(made),
         datasets=len(sizes),
         datasets_made=len(made),
     )
+
+
+def expected_seconds(cells: Sequence[Cell], results_dir: Path) -> dict[int, tuple[float, bool]]:
+    """By place in `cells`, how long each unfinished one should take, and whether records in `results_dir` say so.
+
+    Those of the same method, environment, budget and device; else the measured updates; else records of any method in
+    that environment and budget on that device. A cell without any of these is left out.
+    """
+    known, found = recorded_seconds(results_dir), {}
+    for place, cell in enumerate(cells):
+        if cell.ended:
+            continue
+        own, shared = likeness(cell.config.to_dict())
+        if own in known:
+            found[place] = known[own], True
+        elif seconds := update_seconds(cell.config, cell.config.training.device):
+            found[place] = seconds, False
+        elif shared in known:
+            found[place] = known[shared], True
+    return found
+
+
+def recorded_seconds(results_dir: Path) -> dict[tuple[str, ...], float]:
+    """Mean duration of the finished runs below `results_dir`, by their `likeness`. Damaged records are left out."""
+    known: dict[tuple[str, ...], list[float]] = {}
+    for path in results_dir.rglob("seed-*.json"):
+        try:
+            record = read_record(path)
+        except BenchError:
+            continue
+        if record.status == "finished":
+            for key in likeness(record.config):
+                known.setdefault(key, []).append(record.execution["wall_seconds"])
+    return {key: sum(seconds) / len(seconds) for key, seconds in known.items()}
+
+
+def likeness(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What runs have in common that take about as long, and what those of other methods share with them."""
+    shared = (config["env"], config["budget"], config["training"]["device"])
+    return (config["algo"], *shared), shared
 
 
 def update_seconds(config: RunConfig, device: str) -> float | None:

@@ -168,38 +168,3 @@ def under_way(cells: Iterable[Cell]) -> str:
     return ", ".join(
         f"{len(shares[state])} {state}" + (f" ({mean:.0%})" if mean else "") for state, mean in means.items()
     )
-
-
-def estimated_seconds(cells: Sequence[Cell], results_dir: Path) -> dict[int, float]:
-    """By place in `cells`, how long each unfinished one should take: as the records say that lie in `results_dir`.
-
-    Of the same method, environment, budget and device, else of any method in that environment and budget on that
-    device. One without either is left out.
-    """
-    known, found = recorded_seconds(results_dir), {}
-    for place, cell in enumerate(cells):
-        own, shared = likeness(cell.config.to_dict())
-        seconds = known.get(own) or known.get(shared)
-        if not cell.ended and seconds:
-            found[place] = seconds
-    return found
-
-
-def recorded_seconds(results_dir: Path) -> dict[tuple[str, ...], float]:
-    """Mean duration of the finished runs below `results_dir`, by their `likeness`. Damaged records are left out."""
-    known: dict[tuple[str, ...], list[float]] = {}
-    for path in results_dir.rglob("seed-*.json"):
-        try:
-            record = read_record(path)
-        except BenchError:
-            continue
-        if record.status == "finished":
-            for key in likeness(record.config):
-                known.setdefault(key, []).append(record.execution["wall_seconds"])
-    return {key: sum(seconds) / len(seconds) for key, seconds in known.items()}
-
-
-def likeness(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What runs have in common that take about as long, and what those of other methods share with them."""
-    shared = (config["env"], config["budget"], config["training"]["device"])
-    return (config["algo"], *shared), shared

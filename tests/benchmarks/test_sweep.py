@@ -14,11 +14,12 @@ import pytest
 
 from omrlbench.cli import key_values, main
 from omrlbench.config import resolve
+from omrlbench.cost import expected_seconds, update_seconds
 from omrlbench.errors import BenchError
 from omrlbench.launchers.local import LocalLauncher, core_groups
 from omrlbench.launchers.worker import Work
-from omrlbench.record import read_record
-from omrlbench.sweep import Cell, estimated_seconds, find_cells, sweep
+from omrlbench.record import read_record, write_record
+from omrlbench.sweep import Cell, find_cells, sweep
 
 
 def cell(algo, results_dir, *overrides, seed=0):
@@ -175,10 +176,21 @@ def test_a_damaged_record_is_named_and_the_others_are_looked_at(tmp_path, data_d
 
 def test_estimates_come_from_records(tmp_path, data_dir):
     done, like, other = cell("bc", tmp_path), cell("bc", tmp_path, seed=1), cell("focal", tmp_path)
-    assert estimated_seconds([like], tmp_path) == {}
+    assert expected_seconds([like], tmp_path) == {}
     run([done], tmp_path, data_dir)
     seconds = read_record(done.path).execution["wall_seconds"]
-    assert estimated_seconds([done, like, other], tmp_path) == {1: pytest.approx(seconds), 2: pytest.approx(seconds)}
+    assert expected_seconds([done, like, other], tmp_path) == {1: (seconds, True), 2: (seconds, True)}
+
+
+def test_measured_updates_come_before_records_of_other_methods(tmp_path, data_dir):
+    done = cell("bc", tmp_path)
+    run([done], tmp_path, data_dir)
+    long = resolve("sparse_point_robot", "focal", budget="paper")
+    record = read_record(done.path)
+    at_paper = replace(record, config=record.config | {"budget": "paper"})
+    write_record(done.path, at_paper)
+    other = Cell("default", long, long.record_path(tmp_path))
+    assert expected_seconds([other], tmp_path) == {0: (update_seconds(long, "cpu"), False)}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not share out cores")
