@@ -81,6 +81,10 @@ class EvaluationRecord(Record):
     schema_version: int = SCHEMA_VERSION
 
 
+def default_results_dir() -> Path:
+    return Path(os.environ.get("OMRLBENCH_RESULTS_DIR", "results/local"))
+
+
 def evaluations_folder(record: Path) -> Path:
     """Where later evaluations of the run with this record are kept, one file each."""
     return record.with_suffix(".evaluations")

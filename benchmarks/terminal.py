@@ -57,6 +57,12 @@ def kept_results_option(help: str) -> Callable:
     )
 
 
+def complain(message: str, exit_code: int) -> int:
+    """One line on standard error; the exit code."""
+    click.echo(f"bench: {message}", err=True)
+    return exit_code
+
+
 def flatten(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested mappings as rows (dotted key, value)."""
     rows = []

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,7 @@ from omrlbench.interaction import CollectingSampler, ReplayBuffer
 from omrlbench.process import StopSignal, check_device, deterministic, locked
 from omrlbench.record import (
     RunRecord,
+    default_results_dir,
     environment_facts,
     evaluations_folder,
     git_state,
@@ -68,10 +68,6 @@ class Progress:
     metrics: dict[str, float]
     score: float | None
     steps_per_second: float
-
-
-def default_results_dir() -> Path:
-    return Path(os.environ.get("OMRLBENCH_RESULTS_DIR", "results/local"))
 
 
 def run(

@@ -12,7 +12,8 @@ from dataclasses import replace
 import click
 import pytest
 
-from omrlbench.cli import key_values, main
+from omrlbench.cli import main
+from omrlbench.commands.suites import key_values
 from omrlbench.config import resolve
 from omrlbench.cost import expected_seconds, update_seconds
 from omrlbench.errors import BenchError

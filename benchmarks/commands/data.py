@@ -1,4 +1,4 @@
-"""The commands `bench data`: parsing and printing, like `omrlbench.cli`."""
+"""Datasets: `bench data`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,7 @@ def show_dataset(
         return
 
     from omrlbench.plots import dataset_figure
-    from omrlbench.training import default_results_dir
+    from omrlbench.record import default_results_dir
 
     if name is None:
         dataset = load_dataset(spec.name, level, behavior=kind, data_dir=data_dir)
@@ -197,7 +197,7 @@ def train_behavior(env: str, behavior: str | None, results_dir: Path | None) -> 
     from omrlbench.data.checkpoints import make_checkpoints
     from omrlbench.errors import unknown
     from omrlbench.progress import Bar
-    from omrlbench.training import default_results_dir
+    from omrlbench.record import default_results_dir
 
     spec, kind = spec_and_kind(env, behavior)
     if kind not in KINDS:
