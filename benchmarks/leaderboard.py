@@ -21,6 +21,7 @@ import numpy as np
 from omrlbench.claims import BUDGET, PAPERS, Paper, judge_claims
 from omrlbench.config import RunConfig
 from omrlbench.data.identity import PINNED
+from omrlbench.envs.references import normalized_score, reference_returns
 from omrlbench.envs.registry import get_meta_env
 from omrlbench.errors import BenchError
 from omrlbench.published import published
@@ -46,7 +47,7 @@ OTHER_SUITES = ("single_task", "online")  # that have rankings of their own, eac
 SUITES = (SUITE, *OTHER_SUITES)
 UNTRAINED = ("random_policy", "do_nothing", "expert_policy")  # learn from no data, so they stand in every ranking
 REFERENCE_ROWS = ("bc", "no_context", "oracle_task", "single_task_bc", *UNTRAINED)
-NO_CONTEXT_LIMIT = 0.9  # a score without context that leaves next to nothing for adaptation
+NO_CONTEXT_LIMIT = 0.9  # a score without adaptation that leaves next to nothing for it
 NONE = "–"
 BEFORE, AFTER = "smac_offline", "smac"  # the reward-free interaction, which is to close the gap between contexts
 MIXED_SUITE = "online_mixed"  # has both too
@@ -127,7 +128,9 @@ class Leaderboard:
 
     def uninformative(self, column: tuple[str, str]) -> str | None:
         """Why a column does not tell how well methods adapt, None where it does."""
-        gap, without = self.gap(column), self.cells[column, "no_context"].estimate
+        gap, without, told = self.gap(column), self.cells[column, "no_context"].estimate, one_expert(column[0])
+        if told is not None and told > NO_CONTEXT_LIMIT:
+            return f"no: one expert is above {NO_CONTEXT_LIMIT}"
         if gap is None or without is None or gap.low is None:
             return "not known yet"
         if without.value > NO_CONTEXT_LIMIT:
@@ -168,10 +171,18 @@ def leaderboard(results: Results, suite: str = SUITE) -> Leaderboard:
 
 
 def promised(results: Results, suite: str) -> Leaderboard:
-    """All cells of `suite`; `rankings` parts them into what may be ranked."""
+    """All cells of `suite`; `rankings` parts them into what may be ranked.
+
+    Raises BenchError for a suite with variants, or with several levels of a meta-environment.
+    """
     seeds: dict[tuple[tuple[str, str], str], list[RunConfig]] = {}
     for _, config in suite_cells(suite):
         seeds.setdefault(((config.env, config.level), config.algo), []).append(config)
+    levels = Counter(env for env, _ in dict.fromkeys(column for column, _ in seeds))
+    if len({config.record_path("").parent for configs in seeds.values() for config in configs}) > len(seeds):
+        raise BenchError(f"suite {suite} has variants, which have no ranking")
+    if several := [env for env, count in levels.items() if count > 1]:
+        raise BenchError(f"suite {suite} has several levels of {', '.join(several)}, which have no ranking together")
     cells = {}
     for key, configs in seeds.items():
         runs = results.runs.get(configs[0].record_path("").parent, {})
@@ -194,6 +205,12 @@ def everything(board: Leaderboard) -> Leaderboard:
     for other in board.others.values():
         cells |= other.cells
     return replace(board, cells=cells)
+
+
+def one_expert(env: str) -> float | None:
+    """The score of the expert that is told the same training task everywhere, None where it was not measured."""
+    found = reference_returns(env, "test").one_expert
+    return None if found is None else normalized_score(env, "test", found)
 
 
 def held_out(env: str) -> bool:
@@ -300,11 +317,12 @@ def adaptation(board: Leaderboard) -> str:
     for column in board.columns:
         gap = board.gap(column)
         means = [plus_minus(board.cells[column, m].estimate) for m in ("oracle_task", "no_context", "do_nothing")]
+        means.append(number(one_expert(column[0])))
         n = NONE if gap is None else str(gap.n[0])
         informative = board.uninformative(column) or "yes"
         rows.append([column[0], *means, plus_minus(gap), n, "yes" if held_out(column[0]) else "no", informative])
-    header = ["meta-environment", "oracle_task", "no_context", "do_nothing", "adaptation gap", "n", "held-out tasks"]
-    return table([*header, "informative"], rows)
+    methods = ["oracle_task", "no_context", "do_nothing", "one expert"]
+    return table(["meta-environment", *methods, "adaptation gap", "n", "held-out tasks", "informative"], rows)
 
 
 def aggregate_table(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> str:

@@ -1,9 +1,10 @@
 """Reference returns: what a uniformly random and an expert policy earn in each task, for score normalisation.
 
 The expert is told the task: of point robots the optimal controller, of the others the mean action of the expert
-level's behaviour policy. The returns are those of the meta-environment's own reward. They are frozen in
-`references.json`, which `python -m omrlbench.envs.references [NAME ...]` writes; `tests/envs/test_references.py`
-measures afresh and compares.
+level's behaviour policy. Beside them stands what one expert earns that is told the same training task everywhere, the
+one with which it earns most in the training tasks: how far one comes without adaptation. The returns are those of the
+meta-environment's own reward. They are frozen in `references.json`, which
+`python -m omrlbench.envs.references [NAME ...]` writes; `tests/envs/test_references.py` measures afresh and compares.
 """
 
 import json
@@ -28,24 +29,39 @@ DECIMALS = 6
 
 @dataclass(frozen=True)
 class References:
-    """Mean returns per episode of the random policy and of the expert over the tasks of a split."""
+    """Mean returns per episode of the random policy, the expert and one task's expert over the tasks of a split."""
 
     random: float
     expert: float
+    one_expert: float | None = None  # where it was measured
 
 
-def measure(spec: MetaEnvSpec, episodes: int | None = None) -> dict[str, Any]:
-    """One meta-environment's entry: `revision`, and the mean return per task of `expert` and `random`."""
+def measure(spec: MetaEnvSpec, episodes: int | None = None, told: int | None = None) -> dict[str, Any]:
+    """One meta-environment's entry: `revision`, and the mean return per task of `expert`, `random` and `one_expert`.
+
+    The latter is `told` this training task, by default the best one, which takes long to find.
+    """
     episodes = episodes or (LOCOMOTION_EPISODES if spec.locomotion else EPISODES)
     tasks = range(len(spec.tasks))
     envs = spec.make_vector(tasks)
     low, high = envs.action_space.low, envs.action_space.high
     generator = np.random.default_rng(SEED)
+    told = best_to_be_told(spec) if told is None else told
     return {
         "revision": spec.revision,
         "expert": _mean_returns(envs, spec.oracle_policy(tasks), episodes),
         "random": _mean_returns(envs, lambda _: generator.uniform(low, high).astype(low.dtype), episodes),
+        "told": told,
+        "one_expert": _mean_returns(envs, spec.oracle_policy([told] * len(tasks)), episodes),
     }
+
+
+def best_to_be_told(spec: MetaEnvSpec) -> int:
+    """The training task whose expert earns most in one episode in each training task."""
+    tasks = spec.tasks.splits["train"]
+    envs = spec.make_vector(tasks)
+    means = {task: _returns(envs, spec.oracle_policy([task] * len(tasks)), SEED).mean() for task in tasks}
+    return max(means, key=means.get)
 
 
 def _mean_returns(envs: VectorEnv, policy: Callable[[np.ndarray], np.ndarray], episodes: int) -> list[float]:
@@ -93,7 +109,8 @@ def reference_returns(name: str, split: str) -> References:
             f"the environment has {spec.revision}; run python -m omrlbench.envs.references {name}"
         )
     ids = list(spec.tasks.splits[split])
-    return References(*(float(np.mean(np.array(entry[policy])[ids])) for policy in ("random", "expert")))
+    policies = [policy for policy in ("random", "expert", "one_expert") if policy in entry]
+    return References(**{policy: float(np.mean(np.array(entry[policy])[ids])) for policy in policies})
 
 
 def normalized_score(name: str, split: str, mean_return: float) -> float:

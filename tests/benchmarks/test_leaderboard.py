@@ -14,6 +14,7 @@ from omrlbench import training
 from omrlbench.claims import Claim, Paper, Side
 from omrlbench.cli import main
 from omrlbench.config import resolve
+from omrlbench.envs.references import reference_returns
 from omrlbench.errors import BenchError
 from omrlbench.evaluation import PROTOCOLS
 from omrlbench.leaderboard import (
@@ -269,6 +270,15 @@ def test_what_makes_an_environment_informative(finished, oracle, without, verdic
     assert board.headline == ([] if verdict else [COLUMN])
 
 
+def test_one_expert_for_all_tasks_can_make_an_environment_uninformative(finished, monkeypatch):
+    record = read_record(path_of(finished))
+    board = board_with({"oracle_task": [0.9, 0.8, 0.85], "no_context": [0.2, 0.3, 0.25]}, record)
+    references = reference_returns(ENV, "test")
+    returns = references.random + 0.95 * (references.expert - references.random)
+    monkeypatch.setattr("omrlbench.leaderboard.reference_returns", lambda *_: replace(references, one_expert=returns))
+    assert board.uninformative(COLUMN) == "no: one expert is above 0.9" and board.headline == []
+
+
 def test_two_task_environments_never_reach_the_headline(finished):
     record = read_record(path_of(finished))
     board = board_with({"oracle_task": [0.9, 0.8, 0.9], "no_context": [0.2, 0.3, 0.2]}, record)
@@ -342,6 +352,14 @@ def test_methods_of_different_kinds_are_never_ranked_together(monkeypatch):
     monkeypatch.setattr("omrlbench.leaderboard.suite_cells", lambda suite: cells)
     with pytest.raises(BenchError, match="^suite core ranks .* see context from logs and dataset from logs, give each"):
         leaderboard(Results())
+
+
+@pytest.mark.parametrize(
+    ("suite", "said"), [("trials", "has variants"), ("level_shift", "has several levels of sparse_point_robot")]
+)
+def test_a_suite_that_cannot_be_one_table_has_no_ranking(suite, said):
+    with pytest.raises(BenchError, match=f"^suite {suite} {said}, which have no ranking"):
+        leaderboard(Results(), suite)
 
 
 def test_every_ranking_has_its_own_tables_and_the_csv_all(runs):

@@ -15,7 +15,8 @@ every_name = pytest.mark.parametrize("name", META_ENVS)
 def test_measuring_again_gives_the_frozen_file(name):
     frozen, measured = references._frozen()[name], measure(META_ENVS[name])
     assert frozen["revision"] == measured["revision"]
-    for policy in ("expert", "random"):
+    assert frozen["told"] == measured["told"]
+    for policy in ("expert", "random", "one_expert"):
         assert len(frozen[policy]) == len(META_ENVS[name].tasks)
         np.testing.assert_allclose(measured[policy], frozen[policy], rtol=0, atol=1.001e-6)
 
@@ -23,9 +24,10 @@ def test_measuring_again_gives_the_frozen_file(name):
 @pytest.mark.parametrize("name", [spec.name for spec in META_ENVS.values() if spec.locomotion])
 def test_a_few_episodes_agree_with_the_frozen_file(name):
     spec = META_ENVS[name]
-    frozen, measured = references._frozen()[name], measure(spec, episodes=max(1, 20 // len(spec.tasks)))
+    frozen = references._frozen()[name]
+    measured = measure(spec, episodes=max(1, 20 // len(spec.tasks)), told=frozen["told"])
     gap = np.mean(frozen["expert"]) - np.mean(frozen["random"])
-    for policy in ("expert", "random"):
+    for policy in ("expert", "random", "one_expert"):
         assert len(frozen[policy]) == len(spec.tasks)
         assert np.mean(measured[policy]) == pytest.approx(np.mean(frozen[policy]), abs=0.1 * gap)
 
@@ -44,6 +46,11 @@ def test_scores_at_the_references(name, split):
     assert normalized_score(name, split, found.random) == 0.0
     assert normalized_score(name, split, found.expert) == 1.0
     assert normalized_score(name, split, (found.random + found.expert) / 2) == pytest.approx(0.5)
+
+
+@every_name
+def test_the_one_expert_is_told_a_training_task(name):
+    assert references._frozen()[name]["told"] in META_ENVS[name].tasks.splits["train"]
 
 
 def test_references_average_the_tasks_of_the_split(monkeypatch):
