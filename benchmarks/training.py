@@ -244,7 +244,7 @@ class TrainingRun:
             sources=self.config.sources,
             result=result,
             execution=environment_facts(argv, self.config.training.device)
-            | self.sat()
+            | self.over_all_sittings()
             | {"parameters": self.algorithm.learned_parameters, "artefacts": artefacts},
         )
         write_record(self.path, record)
@@ -390,10 +390,10 @@ class TrainingRun:
         }
         return [*self.sittings, now]
 
-    def sat(self) -> dict[str, Any]:
+    def over_all_sittings(self) -> dict[str, Any]:
         """The sittings, the times of all, and the code of the last, which counts as changed where that of one was."""
         sittings = self.all_sittings()
-        states = [sitting.get("git") for sitting in sittings]
+        states = [sitting["git"] for sitting in sittings if "git" in sitting]  # older checkpoints do not tell
         git = None if None in states else states[-1] | {"dirty": any(state["dirty"] for state in states)}
         wall, processor = (sum(sitting[name] for sitting in sittings) for name in ("seconds", "processor_seconds"))
         times = {"wall_seconds": wall, "processor_seconds": processor, "steps_per_second": self.updates / wall}
