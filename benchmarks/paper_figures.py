@@ -259,11 +259,8 @@ class LevelShift(Panel):
             if level == need[0].level:
                 scores.append(record.result["score"])
                 continue
-            folder, episodes = (
-                evaluations_folder(path.with_name(f"seed-{seed}.json")),
-                config.training.final_eval_episodes,
-            )
-            file = folder / f"offline-{level}-test-{episodes}.json"
+            name = f"offline-{level}-test-{config.training.final_eval_episodes}.json"
+            file = evaluations_folder(path.with_name(f"seed-{seed}.json")) / name
             scores += [read_evaluation(file).result["score"]] if file.exists() else []
         return float(np.mean(scores)) if scores else np.nan
 
