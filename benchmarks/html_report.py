@@ -16,20 +16,9 @@ from jinja2 import Environment, PackageLoader
 from omrlbench.algorithms.algorithm import ALLOWANCES
 from omrlbench.claims import BUDGET, PAPERS, Claim, Side, Verdict, cell_folder, judge_claims, measured
 from omrlbench.config import allowance_of
-from omrlbench.leaderboard import (
-    NONE,
-    REFERENCE_ROWS,
-    SUITE,
-    Cell,
-    Leaderboard,
-    document,
-    marks,
-    number,
-    plus_minus,
-    seeds_text,
-    with_ends,
-)
+from omrlbench.leaderboard import REFERENCE_ROWS, SUITE, Cell, Leaderboard
 from omrlbench.leaderboard_figures import svgs
+from omrlbench.leaderboard_texts import NONE, document, marks, number, plus_minus, seeds_text, with_ends
 from omrlbench.markdown_html import breakable, sections
 from omrlbench.record import RunRecord
 from omrlbench.stats import mean_interval, paired_difference

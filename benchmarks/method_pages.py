@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omrlbench.errors import BenchError
-from omrlbench.leaderboard import NONE, Leaderboard, number, per_environment, rankings, table
+from omrlbench.leaderboard import Leaderboard, rankings
+from omrlbench.leaderboard_texts import NONE, number, per_environment, table
 from omrlbench.record import RunRecord
 from omrlbench.suite import suite_cells
 from omrlbench.verification import Results

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from omrlbench.html_report import page
-from omrlbench.leaderboard import Leaderboard, texts
+from omrlbench.leaderboard import Leaderboard
 from omrlbench.leaderboard_figures import draw_all
+from omrlbench.leaderboard_texts import texts
 from omrlbench.method_pages import method_pages
 from omrlbench.record import write_atomic
 

@@ -87,7 +87,7 @@ def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> int:
     meta-environments together); 5 where the runs are too few for p < 0.05 whatever they score.
     """
     from omrlbench.compare import compare as compare_sides
-    from omrlbench.leaderboard import plus_minus, with_ends
+    from omrlbench.leaderboard_texts import plus_minus, with_ends
     from omrlbench.record import default_results_dir
 
     folders = results_dirs or (default_results_dir(), Path("results/runs"))

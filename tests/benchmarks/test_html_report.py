@@ -17,7 +17,8 @@ from omrlbench.cli import main
 from omrlbench.config import resolve
 from omrlbench.envs.references import normalized_score
 from omrlbench.html_report import page
-from omrlbench.leaderboard import REFERENCE_ROWS, Leaderboard, cell_text, leaderboard
+from omrlbench.leaderboard import REFERENCE_ROWS, Leaderboard, leaderboard
+from omrlbench.leaderboard_texts import cell_text
 from omrlbench.verification import read_results
 
 ENV = "sparse_point_robot"

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from omrlbench.errors import BenchError
-from omrlbench.leaderboard import SUITES, leaderboard, promised, shown_method
+from omrlbench.leaderboard import SUITES, leaderboard, promised
+from omrlbench.leaderboard_texts import shown_method
 from omrlbench.method_pages import MARKED, method_pages
 from omrlbench.suite import suite_cells
 from omrlbench.verification import Results
