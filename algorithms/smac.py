@@ -28,7 +28,7 @@ from omrlbench.algorithms.pearl import exploring_policy
 
 @dataclass(frozen=True)
 class SMACConfig(BatchPearlConfig):
-    context_next_observations: bool = False  # the encoder sees (s, a, r)
+    context_next_observations: bool = False  # whether the encoder sees s', where tasks differ in their dynamics
     kl_weight: float = 0.1  # beside the decoder's squared error of unscaled rewards; the released program
     decoder_width: int = 64  # two hidden layers
     advantage_temperature: float = 20.0  # SMAC: 100 beside rewards times 5
@@ -44,7 +44,9 @@ class SMACConfig(BatchPearlConfig):
 class SMACOffline(BatchPearl):
     Config = SMACConfig
     revision = 1
-    environment_values = dict.fromkeys(ENVIRONMENT_VALUES, {"kl_weight": 1e-6})  # at 0.1 z is not used, see the docs
+    environment_values = dict.fromkeys(ENVIRONMENT_VALUES, {"kl_weight": 1e-6}) | dict.fromkeys(
+        ("point_robot_wind", "walker_params"), {"kl_weight": 1e-6, "context_next_observations": True}
+    )  # at 0.1 z is not used, see the docs
 
     def __init__(self, problem, config, seed, device="cpu"):
         super().__init__(problem, config, seed, device)

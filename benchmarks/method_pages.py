@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omrlbench.errors import BenchError
 from omrlbench.leaderboard import Leaderboard, rankings
-from omrlbench.leaderboard_texts import NONE, number, per_environment, table
+from omrlbench.leaderboard_texts import NONE, heading, number, per_environment, table
 from omrlbench.record import RunRecord
 from omrlbench.suite import suite_cells
 from omrlbench.verification import Results
@@ -51,17 +51,17 @@ def remark(run: RunRecord) -> str:
 
 
 def trials(results: Results, suite: str, methods: Sequence[str], path: Path) -> str:
-    """The scores of the runs of `methods` in `suite`, in the order of their seeds, by values and meta-environment."""
+    """The scores of the runs of `methods` in `suite`, in the order of their seeds, by values and column."""
     cells = [(variant, config) for variant, config in suite_cells(suite) if config.algo in methods]
-    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    rows: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = {}
     for variant, config in cells:
         run = results.runs.get(config.record_path("").parent, {}).get(config.seed)
-        found = rows.setdefault((config.algo, variant), {}).setdefault(config.env, [])
+        found = rows.setdefault((config.algo, variant), {}).setdefault((config.env, config.level), [])
         found.append(NONE if run is None else number(run.result["score"], 2) + remark(run))
     if unknown := set(methods).difference(config.algo for _, config in cells):
         raise BenchError(f"{path} asks for trials of {', '.join(sorted(unknown))}, which {suite} does not have")
-    envs = list(dict.fromkeys(config.env for _, config in cells))
+    columns = list(dict.fromkeys((config.env, config.level) for _, config in cells))
     return table(
-        ["method", "values", *envs],
-        ([*names, *(", ".join(found.get(env, [NONE])) for env in envs)] for names, found in rows.items()),
+        ["method", "values", *map(heading, columns)],
+        ([*names, *(", ".join(found.get(column, [NONE])) for column in columns)] for names, found in rows.items()),
     )
