@@ -25,7 +25,7 @@ from omrlbench.algorithms.networks import adam, squash, step
 from omrlbench.algorithms.rac import RAC, RACConfig, pre_tanh_kl
 from omrlbench.algorithms.single_task import EXPERT_DATA, MIXED_DATA
 
-ALPHA_RANGE = (0.1, 0.5)  # of the adaptive weight
+ALPHA_RANGE = (0.1, 0.9)  # of the adaptive weight
 ALPHA_RATE = 0.01  # of its running mean
 SMALLEST_SPREAD = 1e-6  # of Q-values
 
@@ -154,7 +154,7 @@ class MerPO(RAC):
     def scale_learning_rates(self, factor: float) -> None:
         """Rounds of the meta-models keep the learning rate, so that the training tasks' models end as far from phi."""
         super().scale_learning_rates(factor)
-        if self.stage == "meta_policy":
+        if self.stage == "meta_policy" or self.meta_models is None:
             self.training.scale_learning_rates(factor)
 
     def learn(self, s, a, r, s_next, terminated):

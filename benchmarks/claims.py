@@ -216,7 +216,7 @@ PAPERS = (
         "Efficient Off-Policy Meta-Reinforcement Learning via Probabilistic Context Variables",
         "ICML 2019",
         "It claims to be better than on-policy methods, which the suite does not have. What can be judged is not "
-        "claimed there: that interaction is worth something to the same encoder and posterior.",
+        "claimed there: that learning from interaction is worth more than learning from logs without regularisation.",
         OF_PEARL,
     ),
 )

@@ -134,11 +134,11 @@ def test_the_policies_of_the_training_tasks_do_not_move_the_meta_policy_by_thems
 # ---------------------------------------------------------------- adaptive weight
 
 
-@pytest.mark.parametrize(("meta", "wanted"), [(1.0, 0.5), (1.1, 0.4), (0.0, 0.5), (9.0, 0.1)])
+@pytest.mark.parametrize(("meta", "wanted"), [(1.0, 0.5), (1.1, 0.4), (0.8, 0.7), (0.0, 0.9), (9.0, 0.1)])
 def test_adaptive_weight_by_hand(monkeypatch, meta, wanted):
     """Logged actions are worth 0 and 2, of mean 1 and standard deviation 1 (8 rows: sqrt(8 / 7)); kappa = sqrt(8 / 7).
 
-    A meta-policy that is worth 0.1 more takes 0.1 from the half; one that is worth less cannot push alpha above it.
+    A meta-policy that is worth 0.1 more takes 0.1 from the half, one that is worth 0.2 less adds 0.2.
     """
     algorithm = fresh(adaptive_alpha=True, alpha_slope=(8 / 7) ** 0.5)
     s, a = torch.randn(2, 8, 3), torch.randn(2, 8, 2)
@@ -190,9 +190,10 @@ def test_without_meta_models_every_task_begins_by_itself():
     assert not algorithm.models.standardized
 
 
-def test_learning_rates_fall_in_every_stage_but_the_rounds_of_the_meta_models():
-    algorithm = fresh()
-    for stage, expected in (("dynamics", 1e-3), ("meta_policy", 5e-4)):
+@pytest.mark.parametrize("meta_models, in_dynamics", [(True, 1e-3), (False, 5e-4)])
+def test_learning_rates_fall_in_every_stage_but_the_rounds_of_the_meta_models(meta_models, in_dynamics):
+    algorithm = fresh(meta_models=meta_models)
+    for stage, expected in (("dynamics", in_dynamics), ("meta_policy", 5e-4)):
         algorithm.stage = stage
         algorithm.scale_learning_rates(0.5)
         assert algorithm.training.model_optimizer.param_groups[0]["lr"] == pytest.approx(expected)

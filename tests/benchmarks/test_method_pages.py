@@ -84,7 +84,9 @@ def test_a_table_of_trials_has_the_scores_of_a_suite_by_values_and_environment(p
     assert rows[0] == ["method", "values", *(f"{env}<br>{level} data" for env, level in columns)]
     assert {("cheetah_vel", "expert"), ("cheetah_vel", "mixed")} < set(columns)
     scores = ("0.00 (diverged)", "0.12")
-    assert rows[2:4] == [["smac_offline", configs[k][0], score, *"–" * (len(columns) - 1)] for k, score in enumerate(scores)]
+    assert rows[2:4] == [
+        ["smac_offline", configs[k][0], score, *"–" * (len(columns) - 1)] for k, score in enumerate(scores)
+    ]
     assert len(rows) == 2 + len(dict.fromkeys(variant for variant, _ in configs))
 
 
