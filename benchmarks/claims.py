@@ -162,10 +162,11 @@ OF_MERPO = (
     Claim(RAC, Side("rac_no_meta"), OF_SUITES, "best alpha 0.4, section unknown"),
 )
 
+GAP = "score with self-collected contexts less that with logged ones"
 SMAC, SMAC_OFFLINE = Side("smac", "mixed"), Side("smac_offline", "mixed")
 OF_SMAC = (
     Claim(SMAC, SMAC_OFFLINE, ONE_OF_EACH, "Abstract", "score with self-collected contexts"),
-    Claim(SMAC, SMAC_OFFLINE, ONE_OF_EACH, "Abstract", "score with self-collected contexts less that with logged ones"),
+    Claim(SMAC, SMAC_OFFLINE, ("cheetah_vel",), "Abstract", GAP),
 )
 
 OF_PEARL = (
@@ -205,9 +206,10 @@ PAPERS = (
         "ICML 2022",
         "Tested in the meta-environments that it has too, on data of many policies as its own are: interaction without "
         "rewards makes the policy better with contexts that it collects itself, and closes the gap to logged ones. "
-        "The gap also closes where logged contexts serve it worse than before, so the second claim is to be read with "
-        "the first. That SMAC matches online meta-reinforcement learning is not judged: no test of a difference shows "
-        "equality.",
+        "The second claim is tested where there is a gap to close: walker_params asks for no adaptation, all contexts "
+        "serve alike there. A gap also closes where logged contexts serve worse than before, so the second claim is to "
+        "be read with the first. That SMAC matches online meta-reinforcement learning is not judged: no test of a "
+        "difference shows equality.",
         OF_SMAC,
     ),
     Paper(

@@ -7,8 +7,7 @@ import torch
 
 from omrlbench.algorithms.algorithm import LAST_STAGE
 from omrlbench.algorithms.networks import squashed_log_density
-from omrlbench.algorithms.smac import SMAC, SMACOffline, decoded_rewards
-from omrlbench.config import resolve
+from omrlbench.algorithms.smac import SMAC, SMACOffline, SMACOnlineConfig, decoded_rewards
 from omrlbench.suite import suite_cells
 from omrlbench.testing import PROBLEM, SMALL, random_batch, random_context
 
@@ -158,5 +157,5 @@ def test_the_second_phase_adds_the_value_of_the_policy_s_own_actions(online, mon
 
 
 def test_weights_stand_beside_rewards_as_in_the_released_program():
-    values = resolve("cheetah_vel", "smac", budget="paper").algorithm
+    values = SMACOnlineConfig()
     assert values.q_weight == 5 * 1 and values.advantage_temperature == 100 / 5
