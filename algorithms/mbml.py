@@ -83,10 +83,12 @@ class MBMLConfig(AlgorithmConfig):
 class MBML(Algorithm):
     Config = MBMLConfig
     environment_values = {
-        "point_robot_wind": {"next_observations_differ": True},
-        "cheetah_vel": {"reward_threshold": 0.05},  # facts A.8, and so below
+        "sparse_point_robot": {"learning_rate": 1e-3},  # by trials on cheetah_vel and walker_params
+        "point_robot": {"learning_rate": 1e-3},
+        "point_robot_wind": {"learning_rate": 1e-3, "next_observations_differ": True},
+        "cheetah_vel": {"learning_rate": 1e-3, "reward_threshold": 0.05},  # facts A.8, and so below
         "ant_fwd_back": {"reward_threshold": 0.1},
-        "walker_params": {"next_observations_differ": True, "reward_threshold": 0.1, "learning_rate": 1e-3},
+        "walker_params": {"learning_rate": 1e-3, "next_observations_differ": True, "reward_threshold": 0.1},
     }
 
     def __init__(self, problem, config, seed, device="cpu"):
