@@ -43,12 +43,15 @@ class ActionDecoder(nn.Module):
 class ActionVAE(ActionDecoder):
     """An encoder (features, a) -> latent Gaussian beside the decoder."""
 
-    def __init__(self, members: int, features: int, action_dim: int, hidden: tuple[int, ...]):
+    def __init__(
+        self, members: int, features: int, action_dim: int, hidden: tuple[int, ...], kl_weight: float = KL_WEIGHT
+    ):
         super().__init__(members, features, action_dim, hidden)
+        self.kl_weight = kl_weight
         self.encoder = ensemble_mlp(members, features + action_dim, hidden, 2 * self.latent_dim)
 
     def loss(self, features: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-        """Reconstruction plus KL to N(0, I), both averaged over batch and dimensions, summed over members.
+        """Reconstruction plus weighted KL to N(0, I), both averaged over batch and dimensions, summed over members.
 
         `noise` (members, batch, latent) is standard normal.
         """
@@ -57,7 +60,7 @@ class ActionVAE(ActionDecoder):
         decoded = self.decode(features, mean + log_std.exp() * noise)
         reconstruction = (decoded - actions).square().mean((1, 2))
         kl = -0.5 * (1 + 2 * log_std - mean.square() - (2 * log_std).exp()).mean((1, 2))
-        return (reconstruction + KL_WEIGHT * kl).sum()
+        return (reconstruction + self.kl_weight * kl).sum()
 
 
 def perturbation(members: int, features: int, action_dim: int, hidden: tuple[int, ...]) -> nn.Sequential:

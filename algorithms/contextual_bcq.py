@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from omrlbench.algorithms.algorithm import Algorithm, AlgorithmConfig, Context, MetaBatch, Policy, require
 from omrlbench.algorithms.bcq import (
+    KL_WEIGHT,
     ActionVAE,
     CandidatePolicy,
     best_value,
@@ -33,6 +34,7 @@ class ContextualBCQConfig(AlgorithmConfig):
     latent_dim: int = 20
     encoder_width: int = 200  # three hidden layers
     width: int = 300  # three hidden layers of autoencoder, perturbation and critics
+    autoencoder_kl_weight: float = KL_WEIGHT  # beside the mean squared error of actions
     learning_rate: float = 3e-4
     discount: float = 0.99
     target_rate: float = 0.005
@@ -41,6 +43,7 @@ class ContextualBCQConfig(AlgorithmConfig):
         super().__post_init__()
         require(self, lambda value: value >= 1, "at least 1", "latent_dim", "encoder_width", "width")
         require(self, lambda value: value > 0, "above 0", "learning_rate")
+        require(self, lambda value: value >= 0, "at least 0", "autoencoder_kl_weight")
         require(self, lambda value: 0 <= value <= 1, "between 0 and 1", "discount", "target_rate")
 
 
@@ -54,7 +57,7 @@ class ContextualBCQ(Algorithm):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.encoder = mlp(transition_features(s, a), (c.encoder_width,) * 3, 2 * c.latent_dim).to(self.device)
-            self.vae = ActionVAE(1, features, a, hidden).to(self.device)
+            self.vae = ActionVAE(1, features, a, hidden, c.autoencoder_kl_weight).to(self.device)
             self.critics = ensemble_mlp(2, features + a, hidden, 1).to(self.device)
             self.perturbation = perturbation(1, features, a, hidden).to(self.device)
         self.critic_target = copy.deepcopy(self.critics).requires_grad_(False)
