@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omrlbench.algorithms.algorithm import Context, MetaBatch, require
-from omrlbench.algorithms.brac import BRAC, ENVIRONMENT_VALUES, POINT_ROBOT, BRACConfig
+from omrlbench.algorithms.brac import BRAC, ENVIRONMENT_VALUES, BRACConfig
 from omrlbench.algorithms.encoders import kl_to_standard_normal, product_of_gaussians, transition_features, transitions
 from omrlbench.algorithms.networks import mlp
 
@@ -35,10 +35,10 @@ class BatchPearlConfig(BRACConfig):
 
 
 ON_POINT_ROBOTS = {"kl_weight": 1e-4}  # PEARL: 1, beside rewards times 100
-REGULARIZED_VALUES = {
-    env: values | (ON_POINT_ROBOTS if values is POINT_ROBOT else {}) for env, values in ENVIRONMENT_VALUES.items()
-}
 LIGHT_PRIOR = {"kl_weight": 4e-4}  # by trials on cheetah_vel: at 0.004 tasks come too near to each other
+PRIORS = dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), ON_POINT_ROBOTS)
+PRIORS |= dict.fromkeys(("cheetah_vel", "cheetah_fwd_back", "ant_fwd_back"), LIGHT_PRIOR)
+REGULARIZED_VALUES = {env: values | PRIORS.get(env, {}) for env, values in ENVIRONMENT_VALUES.items()}
 UNREGULARIZED = {"regularization": "none", "learning_rate": 3e-4}  # at 1e-3 Q-values explode on walker_params
 
 
@@ -94,6 +94,4 @@ class BatchPearlBRAC(BatchPearl):
     """Batch PEARL with FOCAL's behaviour regularisation, as in the paper's Figure 4b."""
 
     Config = BatchPearlBRACConfig
-    environment_values = REGULARIZED_VALUES | {
-        env: REGULARIZED_VALUES[env] | LIGHT_PRIOR for env in ("cheetah_vel", "cheetah_fwd_back", "ant_fwd_back")
-    }
+    environment_values = REGULARIZED_VALUES
