@@ -95,13 +95,16 @@ LOCOMOTION = {  # chosen for FOCAL on the validation tasks of cheetah_vel, see d
     "discriminator_penalty_weight": 0.01,
 }
 
+FWD_BACK = LOCOMOTION | {"alpha": 3.0, "learning_rate": 1e-3}  # on those of cheetah_vel with mixed data
+
 WALKER = LOCOMOTION | {"regularization": "both", "alpha": 4.0, "learning_rate": 1e-3}  # on those of walker_params
 
 ANT = LOCOMOTION | {"alpha": 100.0}  # at 10 Q-values exceed every return, see docs/algorithms/focal.md
 
 ENVIRONMENT_VALUES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), POINT_ROBOT),
-    **dict.fromkeys(("cheetah_vel", "cheetah_fwd_back"), LOCOMOTION),
+    "cheetah_vel": LOCOMOTION,
+    "cheetah_fwd_back": FWD_BACK,
     "ant_fwd_back": ANT,
     "walker_params": WALKER,
 }
