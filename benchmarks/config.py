@@ -376,12 +376,14 @@ def _yaml(path: Any) -> dict[str, Any]:
 
 
 def _budget_layers(budget: str, env: str, algo: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """(source, training values, algorithm values) of the budget, then of its sections for `env` and for `algo`."""
+    """(source, training values, algorithm values) of the budget, then of its sections for `env`, `algo` and both."""
     _check("budget", budget, budget_names())
     table = _yaml(_budgets() / f"{budget}.yaml")
+    on_env = table.get("environments", {}).get(env, {})
     layers = [
         (f"budget {budget}", table),
-        (f"budget {budget} on {env}", table.get("environments", {}).get(env, {})),
+        (f"budget {budget} on {env}", on_env),
         (f"budget {budget} of {algo}", table.get("methods", {}).get(algo, {})),
+        (f"budget {budget} of {algo} on {env}", on_env.get("methods", {}).get(algo, {})),
     ]
     return [(source, part.get("training", {}), part.get("algorithm", {})) for source, part in layers]

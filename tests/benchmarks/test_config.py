@@ -74,7 +74,7 @@ def test_environment_sections_of_a_budget_come_after_the_budget(monkeypatch, tmp
     assert resolve("sparse_point_robot", "tiny", budget="b").training.steps == 10
 
 
-def test_the_section_of_a_budget_for_a_method_comes_last_and_is_that_method_s_alone(monkeypatch, tmp_path):
+def test_the_section_of_a_budget_for_a_method_is_that_method_s_alone(monkeypatch, tmp_path):
     (tmp_path / "b.yaml").write_text(
         "training: {steps: 10}\n"
         "environments: {point_robot: {training: {steps: 20}}}\n"
@@ -84,6 +84,17 @@ def test_the_section_of_a_budget_for_a_method_comes_last_and_is_that_method_s_al
     c = resolve("point_robot", "tiny", budget="b")
     assert (c.training.steps, c.sources["steps"]) == (30, "budget b of tiny") and c.algorithm.noise == 0.3
     assert resolve("point_robot", "focal", budget="b").training.steps == 20
+
+
+def test_a_budget_may_have_values_of_one_method_in_one_meta_environment(monkeypatch, tmp_path):
+    (tmp_path / "b.yaml").write_text(
+        "environments: {point_robot: {training: {steps: 20}, methods: {tiny: {algorithm: {noise: 0.4}}}}}\n"
+        "methods: {tiny: {algorithm: {noise: 0.3}}}\n"
+    )
+    monkeypatch.setattr(config, "_budgets", lambda: tmp_path)
+    c = resolve("point_robot", "tiny", budget="b")
+    assert (c.algorithm.noise, c.sources["noise"]) == (0.4, "budget b of tiny on point_robot")
+    assert c.training.steps == 20 and resolve("sparse_point_robot", "tiny", budget="b").algorithm.noise == 0.3
 
 
 def test_a_misspelt_training_key_in_a_budget_is_an_error(monkeypatch, tmp_path):
