@@ -23,7 +23,7 @@ from omrlbench.algorithms.algorithm import require
 from omrlbench.algorithms.bcq import twin_q
 from omrlbench.algorithms.networks import adam, squash, step
 from omrlbench.algorithms.rac import RAC, RACConfig, pre_tanh_kl
-from omrlbench.algorithms.single_task import EXPERT_DATA, MIXED_DATA
+from omrlbench.algorithms.single_task import EXPERT_DATA
 
 ALPHA_RANGE = (0.1, 0.9)  # of the adaptive weight
 ALPHA_RATE = 0.01  # of its running mean
@@ -53,7 +53,7 @@ class MerPOConfig(RACConfig):
 
 class MerPO(RAC):
     Config = MerPOConfig
-    environment_values = dict.fromkeys(EXPERT_DATA + MIXED_DATA, {"regularization_weight": 2.5})  # see the docs
+    environment_values = dict.fromkeys(EXPERT_DATA, {"regularization_weight": 2.5})  # see the docs
 
     def build(self, n, s, a):
         super().build(n, s, a)

@@ -25,7 +25,7 @@ from omrlbench.algorithms.bcq import twin_q
 from omrlbench.algorithms.dynamics import TaskModels
 from omrlbench.algorithms.encoders import kl_divergence
 from omrlbench.algorithms.networks import adam, ensemble_mlp, frozen, squash, squashed_log_density, step
-from omrlbench.algorithms.single_task import MIXED_DATA, SingleTask, SingleTaskConfig
+from omrlbench.algorithms.single_task import SingleTask, SingleTaskConfig
 
 Transitions = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # s, a, r, s' and the probability of an end, n tasks
 
@@ -67,7 +67,6 @@ class RACConfig(SingleTaskConfig):
 
 class RAC(SingleTask):
     Config = RACConfig
-    environment_values = dict.fromkeys(MIXED_DATA, {"regularization_weight": 10.0})  # at 1 Q explodes, see the docs
 
     def build(self, n, s, a):
         self.models = self.new_models(n)

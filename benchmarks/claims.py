@@ -195,8 +195,8 @@ PAPERS = (
         "all that these suites have, those about good data where the data are experts'. The abstract claims that of "
         "single-task methods without naming one: here that is the best of them on validation tasks. RAC was compared "
         "on D4RL there. Only the abstract and summaries by others were at hand, so other places in the paper are "
-        "unknown. At this budget COMBO is short of updates on cheetah_vel and diverges on walker_params, so that to be "
-        "better than it means little.",
+        "unknown. At this budget COMBO is short of updates on cheetah_vel, so that to be better than it there means "
+        "little.",
         OF_MERPO,
     ),
     Paper(
