@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omrlbench.algorithms.algorithm import ALLOWANCES
-from omrlbench.config import allowance_of, budget_names, resolve
+from omrlbench.config import budget_names, resolve
 from omrlbench.errors import BenchError, unknown
 from omrlbench.record import RunRecord
-from omrlbench.registry import algorithms
+from omrlbench.registry import algorithms, kind
 from omrlbench.significance import SIGNIFICANCE, exact_p, smallest_p
 from omrlbench.stats import Estimate, aggregates, mean_interval, probability_of_improvement, score_matrix
 from omrlbench.suite import suite_cells, suite_names
@@ -60,7 +60,7 @@ def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> Result
         raise BenchError(f"no meta-environment in common: {'; '.join(places)}")
     remarks = [f"only in {a}: {column}" for column in first if column not in second]
     remarks += [f"only in {b}: {column}" for column in second if column not in first]
-    remarks += different_allowances(a, first, b, second)
+    remarks += different_kinds(a, first, b, second)
     for column in common:
         remarks += check_comparable(column, first[column], second[column])
     columns = [compare_columns([column], first, second) for column in common]
@@ -70,13 +70,15 @@ def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> Result
     return Result(columns, together, decide(together, len(common)), remarks)
 
 
-def different_allowances(a: str, first: Side, b: str, second: Side) -> list[str]:
-    """One line where the sides see different things of the tasks that they are evaluated on."""
-    seen = []
+def different_kinds(a: str, first: Side, b: str, second: Side) -> list[str]:
+    """A line where the sides see different things of the evaluated tasks, one where they learn from different ones."""
+    seen, learned = [], []
     for side in (first, second):
-        kinds = sorted({allowance_of(run.config) for runs in side.values() for run in runs.values()})
-        seen.append(" or ".join(ALLOWANCES[kind] for kind in kinds))
-    return [] if seen[0] == seen[1] else [f"of an evaluated task {a} sees {seen[0]}, {b} {seen[1]}"]
+        kinds = {kind(run.config["algo"]) for runs in side.values() for run in runs.values()}
+        seen.append(" or ".join(sorted({ALLOWANCES[allowance] for allowance, _ in kinds})))
+        learned.append(" or ".join(sorted({experience for _, experience in kinds})))
+    lines = [f"of an evaluated task {a} sees {seen[0]}, {b} {seen[1]}"] if seen[0] != seen[1] else []
+    return lines + ([f"{a} learns from {learned[0]}, {b} from {learned[1]}"] if learned[0] != learned[1] else [])
 
 
 def compare_columns(columns: Sequence[str], a: Side, b: Side) -> Comparison | None:

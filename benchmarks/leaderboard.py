@@ -121,11 +121,19 @@ class Leaderboard:
         return "no: the gap may be 0" if gap.low <= 0 else None
 
     def aggregates(self, columns: Sequence[tuple[str, str]]) -> dict[str, dict[str, Estimate]]:
-        """By method, the aggregates over `columns` of its complete seeds, best IQM first, reference rows last."""
+        """By method, the aggregates over `columns` of its complete seeds, best IQM first.
+
+        Methods with fewer seeds than others come after those, reference rows last.
+        """
         if tuple(columns) not in self.known_aggregates:
             rows = {method: self.matrix(method, columns).rows for method in self.methods if columns}
             found = {method: aggregates(scores) for method, scores in rows.items() if len(scores)}
-            order = sorted(found, key=lambda method: (method in REFERENCE_ROWS, -found[method]["IQM"].value))
+            most = max((len(scores) for scores in rows.values()), default=0)
+            keys = {
+                method: (method in REFERENCE_ROWS, len(rows[method]) < most, -estimates["IQM"].value)
+                for method, estimates in found.items()
+            }
+            order = sorted(found, key=keys.__getitem__)
             self.known_aggregates[tuple(columns)] = {method: found[method] for method in order}
         return self.known_aggregates[tuple(columns)]
 

@@ -182,21 +182,22 @@ def aggregate_intervals(board: Leaderboard) -> Figure:
     metrics["optimality gap"] = "optimality gap (lower is better)"
     figure = Figure(figsize=(11, 2 * (0.22 * len(board.methods) + 0.9) + 0.8), layout="constrained")
     rows = figure.subplots(len(sets), len(metrics), squeeze=False, sharey="row", sharex=True)
-    sizes = []
+    reached = [0.0, 1.0]
     for panels, (name, columns) in zip(rows, sets.items(), strict=True):
         found = board.aggregates(columns)
-        sizes += [estimates["IQM"].n[0] for estimates in found.values()]
         for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
             for place, (method, estimates) in enumerate(found.items()):
                 dot(axes, place, method, estimates[metric])
-            axes.set_yticks(range(len(found)), found, fontsize=8)
+            labels = [f"{method} (n = {estimates['IQM'].n[0]})" for method, estimates in found.items()]
+            axes.set_yticks(range(len(found)), labels, fontsize=8)
             axes.set_title(title, fontsize=9)
-            axes.set_xlim(-0.1, 1.1)
+            reached += [estimates[metric].value for estimates in found.values()]
         panels[0].set_ylabel(f"{name}\n({len(columns)})", fontsize=9)
         panels[0].invert_yaxis()
         if not found:
             note(panels[1], INCOMPLETE if columns else "there are none yet")
-    about = f"score on the test tasks: 0 random, 1 expert; bars: 95 % stratified bootstrap intervals; {numbers(sizes)}"
+    rows[0, 0].set_xlim(min(reached) - 0.1, max(reached) + 0.1)
+    about = "score on the test tasks: 0 random, 1 expert; bars: 95 % stratified bootstrap intervals"
     finish(figure, board, "Aggregate scores", about)
     return figure
 
@@ -225,16 +226,20 @@ def profiles(board: Leaderboard) -> Figure:
 
 
 def improvement(board: Leaderboard) -> Figure:
-    """P(reference > method), a run of one against a run of the other in the same meta-environment."""
+    """P(reference > method), a run of one against a run of the other in the same meta-environment.
+
+    A single seed of a method says next to nothing of it, so it takes two.
+    """
     columns = board.headline or board.columns
     found = board.aggregates(columns)
-    others = [method for method in found if method != REFERENCE] if REFERENCE in found else []
+    several = [method for method, estimates in found.items() if estimates["IQM"].n[0] > 1 and method != REFERENCE]
+    others = several if REFERENCE in found else []
     figure, axes = single(8.6, 0.24 * max(len(others), 4) + 1.8)
     for place, method in enumerate(others):
         rows = [board.matrix(one, columns).rows for one in (REFERENCE, method)]
         dot(axes, place, method, probability_of_improvement(*rows))
     if not others:
-        note(axes, f"only {REFERENCE} has a seed in each of these yet" if REFERENCE in found else INCOMPLETE)
+        note(axes, f"only {REFERENCE} has seeds in each of these yet" if REFERENCE in found else INCOMPLETE)
     labels = [f"{method} (n = {found[method]['IQM'].n[0]})" for method in others]
     axes.set_yticks(range(len(others)), labels, fontsize=8)
     axes.invert_yaxis()

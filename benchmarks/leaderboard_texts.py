@@ -135,7 +135,7 @@ def adaptation(board: Leaderboard) -> str:
     rows = []
     for column in board.columns:
         gap = board.gap(column)
-        means = [plus_minus(board.cells[column, m].estimate) for m in ("oracle_task", "no_context", "do_nothing")]
+        means = [cell_text(board.cells[column, m]) for m in ("oracle_task", "no_context", "do_nothing")]
         means.append(number(one_expert(column[0])))
         n = NONE if gap is None else str(gap.n[0])
         informative = board.uninformative(column) or "yes"
@@ -170,15 +170,16 @@ def aggregate_table(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> s
 
 def tuning(board: Leaderboard) -> str:
     """How many configurations of each learning method were tried on validation tasks, as far as records tell."""
-    tried: dict[tuple[str, str], set[Path]] = {}
+    tried: dict[tuple[str, tuple[str, str]], set[Path]] = {}
     for folder, runs in board.results.runs.items():
         for run in runs.values():
             if run.config["eval_split"] == "validation":
-                tried.setdefault((run.config["algo"], run.config["env"]), set()).add(folder)
+                tried.setdefault((run.config["algo"], (run.config["env"], run.config["level"])), set()).add(folder)
     methods = [method for method in everything(board).methods if method not in UNTRAINED]
-    envs = [env for env, _ in board.columns if get_meta_env(env).tasks.splits["validation"]]
-    rows = [[shown_method(method), *(str(len(tried.get((method, env), ()))) for env in envs)] for method in methods]
-    return table(["method", *envs], rows)
+    ranked = [column for column in board.columns if get_meta_env(column[0]).tasks.splits["validation"]]
+    columns = [*ranked, *sorted({column for _, column in tried} - set(ranked))]
+    rows = [[shown_method(method), *(str(len(tried.get((method, c), ()))) for c in columns)] for method in methods]
+    return table(["method", *map(heading, columns)], rows)
 
 
 def ranking_tables(board: Leaderboard) -> str:

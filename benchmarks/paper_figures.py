@@ -31,6 +31,7 @@ from omrlbench.errors import BenchError, unknown
 from omrlbench.leaderboard_figures import STYLES, Style, legend, looks, numbers, save
 from omrlbench.record import RunRecord, evaluations_folder, read_evaluation
 from omrlbench.stats import mean_interval
+from omrlbench.training import HEADLINE_PROTOCOL
 from omrlbench.verification import stale_reason, verified_record
 
 Need = tuple[Side, str]  # a method and its meta-environment
@@ -233,7 +234,7 @@ class LevelShift(Panel):
 
     env: str
     suite: str = "level_shift"
-    marks = "numbers: mean scores on the test tasks; crossed out: not evaluated"
+    marks = "numbers: mean scores of the final parameters on the test tasks; crossed out: not evaluated"
 
     @property
     def needs(self):
@@ -252,12 +253,13 @@ class LevelShift(Panel):
         axes.set(xlabel="level of the contexts", ylabel="level of the training data", title=self.env)
 
     def score(self, need: Need, found: Found, source: Source, level: str) -> float:
-        """Mean over seeds, NaN where no evaluation has been made."""
+        """Of the final parameters, the mean over seeds, NaN where no evaluation has been made."""
         config, scores = source.config(need), []
         path = config.record_path(source.results_dir)
         for seed, record in found[need].items():
             if level == need[0].level:
-                scores.append(record.result["score"])
+                last = record.last_evaluation(HEADLINE_PROTOCOL)
+                scores += [last["score"]] if last else []
                 continue
             name = f"offline-{level}-test-{config.training.final_eval_episodes}.json"
             file = evaluations_folder(path.with_name(f"seed-{seed}.json")) / name

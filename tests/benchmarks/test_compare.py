@@ -8,7 +8,7 @@ import pytest
 
 from omrlbench import training
 from omrlbench.cli import main
-from omrlbench.compare import Comparison, compare, decide, find_side
+from omrlbench.compare import Comparison, compare, decide, different_kinds, find_side
 from omrlbench.config import resolve
 from omrlbench.envs.references import reference_returns
 from omrlbench.errors import BenchError
@@ -150,3 +150,11 @@ def test_sides_that_see_different_things_of_a_test_task_are_said_to(real, runs, 
     wanted = f"of an evaluated task {path} sees its whole dataset, from which it learns, {other} a context of it"
     assert wanted in remarks
     assert not any("sees" in remark for remark in compare(str(other), str(other), [], "smoke").remarks)
+
+
+def test_sides_that_learn_from_different_things_are_said_to(real):
+    record = read_record(resolve(ENV, "do_nothing").record_path(real))
+    sides = {algo: {ENV: {0: replace(record, config=record.config | {"algo": algo})}} for algo in ("pearl", "smac")}
+    said = different_kinds("this", sides["pearl"], "that", sides["smac"])
+    assert said == ["this learns from interaction, that from logs and reward-free interaction"]
+    assert different_kinds("this", sides["smac"], "that", sides["smac"]) == []

@@ -84,6 +84,12 @@ def test_methods_of_different_kinds_are_never_ranked_together(monkeypatch):
         leaderboard(Results())
 
 
+def test_methods_with_fewer_seeds_stand_below_those_with_more(finished):
+    record = read_record(path_of(finished))
+    scores = {"batch_pearl": [0.1] * 3, "contextual_bcq": [0.99], "bc": [0.95] * 3, "focal": [0.8] * 3}
+    assert list(board_with(scores, record).aggregates([COLUMN])) == ["focal", "batch_pearl", "contextual_bcq", "bc"]
+
+
 @pytest.mark.parametrize(
     ("suite", "said"), [("trials", "has variants"), ("level_shift", "has several levels of sparse_point_robot")]
 )

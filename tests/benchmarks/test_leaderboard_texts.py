@@ -294,4 +294,7 @@ def test_trials_are_counted_by_configuration_on_validation_tasks_alone(finished)
     scored = replace(measured, config=measured.config | {"algo": "focal"})
     trial = replace(scored, config=scored.config | {"eval_split": "validation"})
     runs = {Path("one"): {100: trial, 101: trial}, Path("another"): {100: trial}, Path("scored"): {0: scored}}
-    assert "\n| focal | 2 | 0 |" in tuning(leaderboard(Results(runs)))
+    mixed = replace(trial, config=trial.config | {"level": "mixed"})
+    shown = tuning(leaderboard(Results(runs | {Path("mixed"): {100: mixed}})))
+    assert shown.splitlines()[0].endswith(f"| {ENV}<br>mixed data |")
+    assert "\n| focal | 2 | 0 | 0 | 0 | 0 | 1 |" in shown
