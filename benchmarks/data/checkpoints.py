@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from omrlbench.data.behavior import BehaviorPolicy, rollout
 from omrlbench.data.sac import BehaviorConfig, BehaviorTraining
@@ -26,6 +27,7 @@ from omrlbench.errors import BenchError
 from omrlbench.process import locked
 
 MIXED_CHECKPOINTS = 6
+Steps = int | list[int]  # a training step for all tasks, or every task's own
 LOCOMOTION = BehaviorConfig(
     random_steps=200,
     checkpoint_every=400,
@@ -37,6 +39,8 @@ LOCOMOTION = BehaviorConfig(
 )
 TWO_TASKS = replace(
     LOCOMOTION,
+    scoring_episodes=25,
+    steps_by_task=True,
     members_per_task=16,
     updates_per_step=4,
     decay_steps=4000,
@@ -60,7 +64,8 @@ BEHAVIOR_CONFIGS = {  # of the shipped checkpoints
 class Checkpoints:
     """The behaviour policies of one meta-environment: which training steps each level uses, and the policies.
 
-    `levels` maps meta-environment to level to training steps. `returns`, the learning curve, maps a training step to
+    `levels` maps meta-environment to level to training steps, each one for all tasks or a list of every task's own.
+    `returns`, the learning curve, maps a training step to
     the mean return over the training tasks under each kind of reward (of the point robots, the stored steps alone).
     `task_returns` maps each stored step to those of all tasks (of the point robots, none). `sha256` is the file's.
     """
@@ -70,16 +75,23 @@ class Checkpoints:
     path: Path
     sha256: str
     config: BehaviorConfig
-    levels: dict[str, dict[str, tuple[int, ...]]]
+    levels: dict[str, dict[str, list[Steps]]]
     returns: dict[int, dict[str, float]]
     task_returns: dict[int, dict[str, list[float]]]
 
-    def policy(self, step: int) -> BehaviorPolicy:
+    def policy(self, steps: Steps) -> BehaviorPolicy:
+        """The policies of all tasks at one training step, or each at its own."""
         envs = self.spec.make_vector([0])
         obs_dim, action_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
         policy = BehaviorPolicy(self.kind, self.spec.tasks, obs_dim, action_dim, self.config.actor_width)
         with safe_open(self.path, framework="pt") as stored:
-            weights = {name: stored.get_tensor(f"{step}/{name}").float() for name in policy.actor.state_dict()}
+
+            def read(name: str) -> Tensor:
+                if isinstance(steps, int):
+                    return stored.get_tensor(f"{steps}/{name}").float()
+                return torch.stack([stored.get_tensor(f"{own}/{name}")[task] for task, own in enumerate(steps)])
+
+            weights = {name: read(name) for name in policy.actor.state_dict()}
         policy.actor.load_state_dict(weights)
         return policy
 
@@ -108,7 +120,7 @@ def load_checkpoints(spec: MetaEnvSpec, kind: str) -> Checkpoints:
         path,
         sha256,
         BehaviorConfig(**about["config"]),
-        {env: {level: tuple(steps) for level, steps in table.items()} for env, table in about["levels"].items()},
+        about["levels"],
         _by_step(about["returns"]),
         _by_step(about.get("task_returns", {})),
     )
@@ -189,8 +201,9 @@ def _ship(spec: MetaEnvSpec, kind: str, kept: dict[str, Any]) -> Path:
     """Write the checkpoints that the levels use, with the learning curve of all."""
     curve = {step: _training_means(spec, returns) for step, returns in kept["returns"].items()}
     sharing = [env for env in META_ENVS.values() if env.behavior == spec.behavior] if spec.resources is None else [spec]
-    levels = {env.name: choose_levels(env, curve) for env in sharing}
-    used = sorted({step for table in levels.values() for steps in table.values() for step in steps})
+    choose = levels_by_task if kept["config"]["steps_by_task"] else levels_of_all
+    levels = {env.name: choose(env, kept["returns"]) for env in sharing}
+    used = sorted({int(step) for table in levels.values() for steps in table.values() for step in np.ravel(steps)})
     about = {
         "config": kept["config"],
         "levels": levels,
@@ -204,25 +217,42 @@ def _ship(spec: MetaEnvSpec, kind: str, kept: dict[str, Any]) -> Path:
     return path
 
 
+def levels_of_all(spec: MetaEnvSpec, returns: dict[int, dict[str, list[float]]]) -> dict[str, list[Steps]]:
+    """`choose_levels` by the mean returns over the training tasks."""
+    return choose_levels(spec, {step: _training_means(spec, values) for step, values in returns.items()})
+
+
+def levels_by_task(spec: MetaEnvSpec, returns: dict[int, dict[str, list[float]]]) -> dict[str, list[Steps]]:
+    """`choose_levels` of every task by itself, since agents of their own learn at speeds of their own."""
+    tables = []
+    for task in range(len(spec.tasks)):
+        of_task = {step: {kind: each[task] for kind, each in values.items()} for step, values in returns.items()}
+        tables.append(choose_levels(spec, of_task))
+    return {level: [list(own) for own in zip(*(table[level] for table in tables), strict=True)] for level in tables[0]}
+
+
 def choose_levels(spec: MetaEnvSpec, returns: dict[int, dict[str, float]]) -> dict[str, list[int]]:
-    """Training steps of each level, from the mean returns of all candidates over the training tasks.
+    """Training steps of each level, from the mean returns of all candidates.
 
     random: the untrained policy; expert: the last; medium: nearest to half way between their returns; mixed: untrained
-    to expert, the ones between nearest to even spacing of the dense return, which is what the policies maximise.
+    to expert, the ones between nearest to even spacing of the dense return, which is what the policies maximise, each
+    another one.
     """
     steps = sorted(returns)
     first, last = steps[0], steps[-1]
     half = np.mean([returns[step][spec.reward] for step in (first, last)])
     medium = min(steps, key=lambda k: abs(returns[k][spec.reward] - half))
-    aims = np.linspace(returns[first]["dense"], returns[last]["dense"], MIXED_CHECKPOINTS)[1:-1]
-    between = [min(steps, key=lambda k: abs(returns[k]["dense"] - aim)) for aim in aims]
-    mixed = [first, *between, last]
-    if len(set(mixed)) != MIXED_CHECKPOINTS:
+    if len(steps) < MIXED_CHECKPOINTS:
         raise BenchError(
-            f"{spec.name}: the mixed level needs {MIXED_CHECKPOINTS} distinct checkpoints, got {mixed}; "
+            f"{spec.name}: the mixed level needs {MIXED_CHECKPOINTS} checkpoints, there are {len(steps)}; "
             f"train with a smaller checkpoint_every"
         )
-    return {"random": [first], "medium": [medium], "expert": [last], "mixed": mixed}
+    aims = np.linspace(returns[first]["dense"], returns[last]["dense"], MIXED_CHECKPOINTS)[1:-1]
+    between: list[int] = []
+    for aim in aims:
+        left = (step for step in steps[1:-1] if step not in between)
+        between.append(min(left, key=lambda k: abs(returns[k]["dense"] - aim)))
+    return {"random": [first], "medium": [medium], "expert": [last], "mixed": [first, *between, last]}
 
 
 def expert_policy(spec: MetaEnvSpec, task_ids: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:

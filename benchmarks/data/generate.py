@@ -166,6 +166,7 @@ def _collect(spec: MetaEnvSpec, kind: str, wanted: dict[str, Any], on_progress: 
     checkpoints, tasks = load_checkpoints(spec, kind), recipe_tasks(wanted, spec)
     actors = [actor for _, actor in wanted.get("actors", zip(tasks, tasks, strict=True))]
     steps = wanted["checkpoint_steps"]
+    by_actor = np.stack([np.broadcast_to(step, len(spec.tasks))[actors] for step in steps], 1)
     counts = [len(part) for part in np.array_split(np.arange(wanted["episodes"]), len(steps))]
     parts = []
     for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
@@ -193,7 +194,7 @@ def _collect(spec: MetaEnvSpec, kind: str, wanted: dict[str, Any], on_progress: 
         "id": np.arange(len(task_ids)),
         "total_steps": episode_lengths(arrays),
         "options/task_id": task_ids,
-        "policy_step": np.tile(np.repeat(steps, counts), len(tasks)),
+        "policy_step": np.repeat(by_actor, counts, axis=1).ravel(),
         "return": arrays["rewards"].sum(1, dtype=np.float64),
     }
     attributes = {name: values.astype(ATTRIBUTES[name]) for name, values in attributes.items()}
@@ -255,9 +256,10 @@ def _pin(spec: MetaEnvSpec, level: str, data_dir: str) -> dict[str, Any]:
 def largest_standard_error(returns: np.ndarray, policy_steps: np.ndarray) -> float:
     """Of the mean returns per task, from the spread among episodes of the same checkpoint; both (n_tasks, episodes)."""
     spread = np.zeros(returns.shape)
-    for step in np.unique(policy_steps):
-        same = policy_steps[0] == step
-        spread[:, same] = returns[:, same] - returns[:, same].mean(1, keepdims=True)
+    for values, steps, differences in zip(returns, policy_steps, spread, strict=True):
+        for step in np.unique(steps):
+            same = steps == step
+            differences[same] = values[same] - values[same].mean()
     return float(np.sqrt(np.square(spread).mean(1)).max() / np.sqrt(returns.shape[1]))
 
 

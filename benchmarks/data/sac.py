@@ -26,6 +26,7 @@ class BehaviorConfig:
     updates_per_step: int = 1
     checkpoint_every: int = 25  # steps between candidates
     scoring_episodes: int = 5  # stochastic episodes per task that score a candidate
+    steps_by_task: bool = False  # whether levels take each task's agent at steps of its own (per_task)
     batch_size: int = 64  # transitions per agent and gradient step (per_task)
     conditioned_batch_size: int = 512  # the same for the one conditioned agent, over all tasks
     actor_width: int = 32

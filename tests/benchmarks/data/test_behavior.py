@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from omrlbench.data.behavior import KINDS, BehaviorPolicy, rollout
-from omrlbench.data.checkpoints import checkpoints_path, choose_levels, load_checkpoints
+from omrlbench.data.checkpoints import checkpoints_path, choose_levels, levels_by_task, levels_of_all, load_checkpoints
 from omrlbench.envs.registry import META_ENVS, get_meta_env
 from omrlbench.errors import BenchError
 
@@ -46,8 +46,36 @@ def test_levels_are_chosen_by_return():
     returns = {step: {"dense": dense[step], "sparse": sparse[step]} for step in dense}
     levels = choose_levels(spec, returns)
     assert levels == {"random": [0], "medium": [400], "expert": [500], "mixed": [0, 100, 200, 300, 400, 500]}
-    with pytest.raises(BenchError, match="6 distinct checkpoints"):
+    with pytest.raises(BenchError, match="needs 6 checkpoints, there are 4"):
         choose_levels(spec, {step: returns[step] for step in (0, 100, 200, 500)})
+
+
+def test_mixed_takes_no_checkpoint_twice_where_learning_leaps():
+    spec = get_meta_env("cheetah_fwd_back")
+    dense = {0: -10, 1000: 14, 2000: 428, 3000: 704, 4000: 861, 5000: 948, 8000: 1062, 26000: 1322}
+    levels = choose_levels(spec, {step: {"dense": value} for step, value in dense.items()})
+    assert levels["mixed"] == [0, 2000, 3000, 4000, 8000, 26000]  # 2000 is nearest to 256 and to 523
+
+
+def test_agents_of_two_tasks_that_learn_at_different_speeds_take_their_own_steps():
+    spec = get_meta_env("cheetah_fwd_back")
+    fast = {0: 0.0, 100: 40.0, 200: 60.0, 300: 80.0, 400: 100.0, 500: 120.0, 600: 160.0, 700: 200.0}
+    slow = {0: 0.0, 100: 0.0, 200: 10.0, 300: 20.0, 400: 40.0, 500: 60.0, 600: 80.0, 700: 100.0}
+    returns = {step: {"dense": [fast[step], slow[step]]} for step in fast}
+    levels = levels_by_task(spec, returns)
+    assert levels["random"] == [[0, 0]] and levels["expert"] == [[700, 700]] and levels["medium"] == [[400, 400]]
+    assert levels["mixed"] == [[0, 0], [100, 300], [300, 400], [500, 500], [600, 600], [700, 700]]
+    assert levels_of_all(spec, returns)["mixed"] == [0, 200, 300, 500, 600, 700]
+
+
+def test_policies_at_steps_of_their_own_are_those_of_these_steps():
+    shipped = load_checkpoints(get_meta_env("cheetah_fwd_back"), "per_task")
+    own = shipped.levels["cheetah_fwd_back"]["mixed"][2]
+    assert own[0] != own[1]
+    both = shipped.policy(own).actor.state_dict()
+    for task, step in enumerate(own):
+        for name, weights in shipped.policy(step).actor.state_dict().items():
+            assert torch.equal(both[name][task], weights[task])
 
 
 SHIPPED = [(spec.name, kind) for spec in META_ENVS.values() for kind in KINDS if checkpoints_path(spec, kind).exists()]
@@ -58,7 +86,7 @@ def test_shipped_checkpoints_serve_every_level_and_get_better(env, kind):
     spec = get_meta_env(env)
     shipped = load_checkpoints(spec, kind)
     levels = shipped.levels[env]
-    assert len(levels["mixed"]) == 6 and levels["mixed"][0] == levels["random"][0] == 0
-    assert levels["expert"] == levels["mixed"][-1:]
+    assert len(levels["mixed"]) == 6 and not np.any(levels["random"])
+    assert levels["mixed"][:1] == levels["random"] and levels["mixed"][-1:] == levels["expert"]
     scores = [mean_return(spec, shipped.policy(*levels[level])) for level in ("random", "medium", "expert")]
     assert scores == sorted(scores)

@@ -139,6 +139,16 @@ def test_mixed_shares_the_episodes_of_a_task_among_six_checkpoints(tmp_path):
     np.testing.assert_array_equal(attributes["options/task_id"], np.repeat(np.arange(110), 8))
 
 
+@pytest.mark.parametrize("level", ["mixed", "mixed-shifted"])
+def test_agents_of_two_tasks_collect_with_checkpoints_of_their_own(tmp_path, level):
+    spec = get_meta_env("cheetah_fwd_back")
+    make_dataset(spec, level, "per_task", tmp_path, episodes=7)
+    path = tmp_path / dataset_id(spec, level, "per_task") / "data" / "main_data.hdf5"
+    by_task = read_hdf5(path, spec)[1]["policy_step"].reshape(2, 7)[:, 1:].tolist()
+    back, forward = zip(*load_checkpoints(spec, "per_task").levels[spec.name]["mixed"], strict=True)
+    assert by_task == ([list(forward), list(back)] if level == "mixed-shifted" else [list(back), list(forward)])
+
+
 def test_fewer_episodes_than_checkpoints_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="needs 6 episodes per task, not 5"):
         make_dataset(SPEC, "mixed", "per_task", tmp_path, episodes=5)
