@@ -39,13 +39,14 @@ LIGHT_PRIOR = {"kl_weight": 4e-4}  # by trials on cheetah_vel: at 0.004 tasks co
 PRIORS = dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), ON_POINT_ROBOTS)
 PRIORS |= dict.fromkeys(("cheetah_vel", "cheetah_fwd_back", "ant_fwd_back"), LIGHT_PRIOR)
 REGULARIZED_VALUES = {env: values | PRIORS.get(env, {}) for env, values in ENVIRONMENT_VALUES.items()}
-UNREGULARIZED = {"regularization": "none", "learning_rate": 3e-4}  # at 1e-3 Q-values explode on walker_params
+UNREGULARIZED = {env: values | {"regularization": "none"} for env, values in REGULARIZED_VALUES.items()}
+UNREGULARIZED["walker_params"] |= {"learning_rate": 3e-4}  # at 1e-3 Q-values explode
 
 
 class BatchPearl(BRAC):
     Config = BatchPearlConfig
     revision = 2
-    environment_values = {env: values | UNREGULARIZED for env, values in REGULARIZED_VALUES.items()}
+    environment_values = UNREGULARIZED
 
     @property
     def latent_dim(self) -> int:

@@ -49,6 +49,7 @@ class ContextualBCQConfig(AlgorithmConfig):
 
 class ContextualBCQ(Algorithm):
     Config = ContextualBCQConfig
+    environment_values = {"cheetah_fwd_back": {"learning_rate": 1e-3}}  # by trials on cheetah_vel with mixed data
 
     def __init__(self, problem, config, seed, device="cpu"):
         super().__init__(problem, config, seed, device)
