@@ -37,6 +37,10 @@ class BehaviorCloningConfig(AlgorithmConfig):
 
 class BehaviorCloning(Algorithm):
     Config = BehaviorCloningConfig
+    environment_values = {  # by trials on cheetah_vel, with expert and with mixed data
+        "cheetah_vel": {"learning_rate": 1e-3},
+        "cheetah_fwd_back": {"learning_rate": 3e-3},
+    }
 
     def __init__(self, problem, config, seed, device="cpu"):
         super().__init__(problem, config, seed, device)
