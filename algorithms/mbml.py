@@ -10,7 +10,7 @@ Differences from the released program (facts A): teachers are kept as they are a
 them by online return is not offline; stage 3 draws meta-batches in place of all tasks at every step; where fewer
 relabelled transitions are accepted than a context takes, own ones fill it up (the program fails); networks have three
 hidden layers in place of seven to nine; thresholds that are not published are a fraction of the standard deviation over
-the training tasks, of rewards and of standardised observations; at test time z is the posterior's mean, inferred once
+the training tasks, of rewards and of observations; at test time z is the posterior's mean, inferred once
 from a logged context.
 """
 
@@ -116,7 +116,7 @@ class MBML(Algorithm):
         self.critic_optimizer = adam(self.critic, c.learning_rate)
         self.decoder_optimizer = adam(self.decoder, c.learning_rate)
         self.perturbation_optimizer = adam(self.perturbation, c.learning_rate)
-        self.reward_moments = torch.zeros(3, dtype=torch.float64, device=self.device)  # count, sum, sum of squares
+        self.label_moments = torch.zeros(3, predicted, dtype=torch.float64, device=self.device)  # count, sum, squares
 
     def noise(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.device)
@@ -155,8 +155,8 @@ class MBML(Algorithm):
         order, context = batch.tasks.argsort().to(self.device), batch.contexts[0]
         columns = (context.observations, context.actions, context.rewards, context.next_observations)
         s, a, r, s_next = (column[order] for column in columns)
-        self.reward_moments += torch.stack([torch.ones_like(r), r, r.square()]).double().sum((1, 2))
         wanted = torch.cat([r[..., None], s_next], -1) if self.config.next_observations_differ else r[..., None]
+        self.label_moments += torch.stack([torch.ones_like(wanted), wanted, wanted.square()]).double().sum((1, 2))
         inputs = torch.cat([s, a], -1).repeat_interleave(self.config.ensemble_size, 0)
         errors = (self.ensembles(inputs).unflatten(0, (len(s), -1)) - wanted[:, None]).square().mean((0, 1, 2))
         members = len(s) * self.config.ensemble_size
@@ -164,10 +164,13 @@ class MBML(Algorithm):
         step(loss, self.ensemble_optimizer)
         return {"ensemble_loss": loss.detach() / members}
 
-    def reward_std(self) -> Tensor:
-        """Of the training tasks' rewards, as far as the ensembles have seen them."""
-        count, total, squares = self.reward_moments
-        return (squares / count - (total / count).square()).clamp(min=0).sqrt().float()
+    def label_std(self) -> Tensor:
+        """Of what the ensembles predict, reward first, over the data that they have seen of all tasks: (outputs,)."""
+        count, total, squares = self.label_moments
+        std = (squares / count - (total / count).square()).clamp(min=0).sqrt().float()
+        if self.problem.observation_mean is not None:
+            std[1:] = 1.0  # the suite standardises observations
+        return std
 
     def prediction(self, task: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over a task's ensemble for inputs (1, b, observation_dim + action_dim)."""
@@ -186,13 +189,14 @@ class MBML(Algorithm):
         inputs = torch.cat([context.observations, context.actions], -1).reshape(1, n * k, -1)
         predictions = [self.prediction(task, inputs) for task in tasks]  # one by one, units stay in the cache
         mean, std = (torch.stack(column).reshape(n, n, k, -1) for column in zip(*predictions, strict=True))
-        threshold = c.threshold_fraction * self.reward_std() if c.reward_threshold is None else c.reward_threshold
+        label_std = self.label_std()
+        threshold = c.threshold_fraction * label_std[0] if c.reward_threshold is None else c.reward_threshold
         accepted = std[..., 0] < threshold
         own = torch.eye(n, dtype=torch.bool, device=self.device)[..., None]
         rewards = torch.where(own, context.rewards[None], mean[..., 0])
         s_next = context.next_observations.expand(n, *context.next_observations.shape)
         if c.next_observations_differ:
-            accepted = accepted & (std[..., 1:].mean(-1) < c.threshold_fraction)
+            accepted = accepted & ((std[..., 1:] / label_std[1:]).mean(-1) < c.threshold_fraction)
             s_next = torch.where(own[..., None], s_next, mean[..., 1:])
         pairs = (n * n, k)
         relabelled = Context(

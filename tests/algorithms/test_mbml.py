@@ -11,14 +11,15 @@ from omrlbench.algorithms.mbml import MBML
 from omrlbench.testing import random_batch, random_context
 
 PROBLEM = Problem(observation_dim=2, action_dim=1, task_dim=1, n_train_tasks=3)
+STANDARDIZED = replace(PROBLEM, observation_mean=torch.zeros(2), observation_scale=torch.ones(2))
 SIZES = {"meta_batch": 2, "batch_size": 8, "context_size": 4, "teacher_batch_size": 8, "ensemble_batch_size": 8}
 SMALL = MBML.Config(
     **SIZES, teacher_width=16, ensemble_width=8, ensemble_size=4, latent_dim=2, encoder_width=16, width=16
 )
 
 
-def mbml(**changes):
-    return MBML(PROBLEM, replace(SMALL, **changes), seed=0)
+def mbml(problem=PROBLEM, **changes):
+    return MBML(problem, replace(SMALL, **changes), seed=0)
 
 
 def predict(algorithm, outputs):
@@ -54,7 +55,7 @@ def test_the_ensembles_mean_relabels_where_its_members_agree():
 
 
 def test_next_observations_are_relabelled_and_filtered_where_dynamics_differ():
-    algorithm = mbml(reward_threshold=1.0, next_observations_differ=True, threshold_fraction=0.1)
+    algorithm = mbml(STANDARDIZED, reward_threshold=1.0, next_observations_differ=True, threshold_fraction=0.1)
     agreeing, disagreeing = [[1.0, 3.0, 4.0]] * 4, [[1.0, 3.0, 4.0]] * 2 + [[1.0, 3.0, 5.0]] * 2
     predict(algorithm, [agreeing, disagreeing, agreeing])
     context = random_context(PROBLEM, 2, 4)
@@ -65,13 +66,28 @@ def test_next_observations_are_relabelled_and_filtered_where_dynamics_differ():
     assert s_next[0, 1].tolist() == [[3.0, 4.0]] * 4 and torch.equal(s_next[0, 0], context.next_observations[0])
 
 
+def test_next_observations_that_are_not_standardised_are_filtered_in_units_of_their_standard_deviation():
+    """The members' standard deviations are 0 and 0.577: in units of 1 and 10 their mean is 0.029, of 1 and 2 0.144."""
+    disagreeing = [[1.0, 3.0, 4.0]] * 2 + [[1.0, 3.0, 5.0]] * 2
+    context = random_context(PROBLEM, 2, 4)
+    for half_range, expected in ((10.0, True), (2.0, False)):
+        algorithm = mbml(reward_threshold=1.0, next_observations_differ=True, threshold_fraction=0.1)
+        algorithm.stage = "ensembles"
+        batch = random_batch(algorithm)
+        s_next = torch.tensor([[1.0, half_range], [-1.0, -half_range]]).repeat(3, 4, 1)
+        algorithm.update(replace(batch, contexts=(replace(batch.contexts[0], next_observations=s_next),) * 2))
+        predict(algorithm, [disagreeing] * 3)
+        _, accepted = algorithm.relabel(torch.tensor([0, 1]), context)
+        assert accepted[0, 1].eq(expected).all()
+
+
 def test_an_unpublished_threshold_is_a_fraction_of_the_rewards_standard_deviation():
     algorithm = mbml(threshold_fraction=0.5)
     algorithm.stage = "ensembles"
     batch = random_batch(algorithm)
     rewards = torch.tensor([1.0, 3.0]).repeat(3, 4)
     algorithm.update(replace(batch, contexts=(replace(batch.contexts[0], rewards=rewards),) * 2))
-    assert algorithm.reward_std().item() == pytest.approx(1.0)
+    assert algorithm.label_std().tolist() == pytest.approx([1.0])
     for spread, expected in ((0.4, True), (0.6, False)):  # the members' values differ by 2 * spread * sqrt(3 / 4)
         half = spread * math.sqrt(3 / 4)
         predict(algorithm, [[[-half], [-half], [half], [half]]] * 3)
