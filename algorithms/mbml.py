@@ -83,9 +83,9 @@ class MBMLConfig(AlgorithmConfig):
 class MBML(Algorithm):
     Config = MBMLConfig
     environment_values = {
-        "sparse_point_robot": {"learning_rate": 1e-3},  # by trials on cheetah_vel and walker_params
-        "point_robot": {"learning_rate": 1e-3},
-        "point_robot_wind": {"learning_rate": 1e-3, "next_observations_differ": True},
+        "sparse_point_robot": {"learning_rate": 1e-3, "kl_weight": 1e-3},  # by trials on cheetah_vel, and so below
+        "point_robot": {"learning_rate": 1e-3, "kl_weight": 1e-3},
+        "point_robot_wind": {"learning_rate": 1e-3, "kl_weight": 1e-3, "next_observations_differ": True},
         "cheetah_vel": {"learning_rate": 1e-3, "kl_weight": 1e-3, "reward_threshold": 0.05},  # facts A.8, and so below
         "ant_fwd_back": {"reward_threshold": 0.1},
         "walker_params": {"learning_rate": 1e-3, "next_observations_differ": True, "reward_threshold": 0.1},

@@ -197,7 +197,8 @@ PAPERS = (
         "single-task methods without naming one: here that is the best of them on validation tasks. RAC was compared "
         "on D4RL there. Only the abstract and summaries by others were at hand, so other places in the paper are "
         "unknown. At this budget COMBO is short of updates on cheetah_vel, so that to be better than it there means "
-        "little.",
+        "little. With a meta-policy and without, the likelihood of logged actions has the same weight with experts' "
+        "data, and 0.4 against 1 on walker_params, each by its own trials.",
         OF_MERPO,
     ),
     Paper(

@@ -104,7 +104,7 @@ def test_who_stops_a_sweep_has_the_workers_save(tmp_path, data_dir, ctrl_c):
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # Ray gives its workers little of a busy machine
     while not list(tmp_path.rglob("*.checkpoint")) and time.monotonic() < deadline:
         time.sleep(0.05)
     (checkpoint,) = tmp_path.rglob("*.checkpoint")
