@@ -273,6 +273,9 @@ class Algorithm(ABC):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave. Raises ValueError if it is of a method with other parts."""
+        if differing := state.keys() ^ self.state_dict().keys():
+            raise ValueError(f"{type(self).__name__} and the state differ in {', '.join(sorted(differing))}")
         for name, saved in state.items():
             value = getattr(self, name)
             if isinstance(value, torch.Generator):

@@ -197,7 +197,11 @@ class TrainingRun:
         if state["identity"] != self.identity:
             raise BenchError(f"{self.checkpoint} is of another config, revision or dataset; delete it to start again")
         self.begin_stage(state["stage"])
-        self.algorithm.load_state_dict(state["algorithm"])
+        try:
+            self.algorithm.load_state_dict(state["algorithm"])
+        except (ValueError, RuntimeError) as error:  # RuntimeError from torch, for tensors of other shapes
+            reason = "is of another version of the method; delete it to start again"
+            raise BenchError(f"{self.checkpoint} {reason}") from error
         self.batches.bit_generator.state = state["batches"]
         torch.set_rng_state(state["torch"])
         if isinstance(self.sampler, CollectingSampler):

@@ -43,6 +43,14 @@ def test_state_that_cannot_be_seen_is_refused():
         algorithm.state_dict()
 
 
+def test_state_of_a_method_with_other_parts_is_refused():
+    algorithm, other = Noisy(), Noisy()
+    other.ratio = 0.5
+    for source, target in ((algorithm, other), (other, algorithm)):
+        with pytest.raises(ValueError, match="differ in ratio"):
+            target.load_state_dict(source.state_dict())
+
+
 def test_saved_state_is_a_copy():
     algorithm = Noisy()
     saved = algorithm.state_dict()["weight"]

@@ -237,6 +237,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, data_dir, interrupted_
     shutil.copy(own, foreign)
     with pytest.raises(BenchError, match="of another config, revision or dataset"):
         training.run(other, results_dir=tmp_path, data_dir=data_dir)
+    state = torch.load(own, weights_only=True)
+    state["algorithm"].popitem()
+    torch.save(state, own)
+    with pytest.raises(BenchError, match="of another version of the method; delete it"):
+        training.run(config, results_dir=tmp_path, data_dir=data_dir)
     own.write_bytes(own.read_bytes()[:100])
     with pytest.raises(BenchError, match="cannot read .*seed-0.checkpoint, delete it to start again"):
         training.run(config, results_dir=tmp_path, data_dir=data_dir)
