@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from omrlbench.algorithms.algorithm import Context, InteractionConfig, Policy
-from omrlbench.algorithms.batch_pearl import ON_POINT_ROBOTS, BatchPearl, BatchPearlConfig
+from omrlbench.algorithms.batch_pearl import BatchPearl, BatchPearlConfig
 from omrlbench.algorithms.brac import BRAC
 from omrlbench.algorithms.networks import squash
 
@@ -30,7 +30,8 @@ class PearlConfig(BatchPearlConfig, InteractionConfig):
     entropy_temperature: float = 0.2  # PEARL: 1 beside rewards times 5
 
 
-POINT_ROBOT = ON_POINT_ROBOTS | {
+POINT_ROBOT = {
+    "kl_weight": 1e-4,  # PEARL: 1, beside rewards times 100
     "entropy_temperature": 0.01,
     "head_penalty": 1e-5,
     "learning_rate": 1e-3,  # PEARL: 3e-4, for many times the updates of the cpu budget
