@@ -34,7 +34,7 @@ class BatchPearlConfig(BRACConfig):
         require(self, lambda value: value >= 1, "at least 1", "latent_dim", "encoder_width")
 
 
-# by trials on cheetah_vel and sparse_point_robot: at PEARL's ratio, ten times as much, tasks come too near to each other
+# by trials on cheetah_vel and sparse_point_robot: at PEARL's ratio, ten times these, tasks come too near to each other
 LIGHT_PRIOR = {"kl_weight": 4e-4}
 ON_POINT_ROBOTS = {"kl_weight": 1e-5}  # PEARL: 1, beside rewards times 100
 PRIORS = dict.fromkeys(("sparse_point_robot", "point_robot", "point_robot_wind"), ON_POINT_ROBOTS)
