@@ -32,6 +32,7 @@ class BatchPearlConfig(BRACConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, lambda value: value >= 1, "at least 1", "latent_dim", "encoder_width")
+        require(self, lambda value: value >= 0, "at least 0", "kl_weight")
 
 
 # by trials on cheetah_vel and sparse_point_robot: at PEARL's ratio, ten times these, tasks come too near to each other

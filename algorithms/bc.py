@@ -31,7 +31,8 @@ class BehaviorCloningConfig(AlgorithmConfig):
         super().__post_init__()
         require(self, lambda value: value >= 2, "at least 2, the metric loss compares tasks", "meta_batch")
         require(self, lambda value: value >= 1, "at least 1", "latent_dim", "encoder_width", "width")
-        require(self, lambda value: value > 0, "above 0", "learning_rate")
+        require(self, lambda value: value > 0, "above 0", "learning_rate", "metric_epsilon")
+        require(self, lambda value: value >= 0, "at least 0", "metric_beta")
         require(self, lambda value: value < self.max_log_std, "below max_log_std", "min_log_std")
 
 

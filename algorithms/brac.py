@@ -72,6 +72,9 @@ class BRACConfig(AlgorithmConfig):
         super().__post_init__()
         require(self, lambda value: value >= 1, "at least 1", "width", "discriminator_steps")
         require(self, lambda value: value > 0, "above 0", "learning_rate", "discriminator_learning_rate")
+        weights = ("reward_scale", "entropy_temperature", "head_penalty", "discriminator_penalty_weight")
+        regularization = ("alpha", "alpha_max", "alpha_step", "divergence_target")
+        require(self, lambda value: value >= 0, "at least 0", *weights, *regularization)
         require(self, lambda value: 0 <= value <= 1, "between 0 and 1", "discount", "target_rate")
         require(self, lambda value: value < self.max_log_std, "below max_log_std", "min_log_std")
         if self.divergence == "mmd" and self.regularization in ("value_penalty", "both"):

@@ -50,6 +50,8 @@ class FocalConfig(BRACConfig):
         super().__post_init__()
         require(self, lambda value: value >= 2, "at least 2, the metric loss compares tasks", "meta_batch")
         require(self, lambda value: value >= 1, "at least 1", "latent_dim", "encoder_width")
+        require(self, lambda value: value >= 0, "at least 0", "metric_beta", "metric_weight", "kl_weight")
+        require(self, lambda value: value > 0, "above 0", "metric_epsilon")
 
 
 class Focal(BRAC):

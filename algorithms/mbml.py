@@ -77,6 +77,7 @@ class MBMLConfig(AlgorithmConfig):
         steps = ("teacher_steps", "ensemble_steps")
         require(self, lambda value: value >= 1, "at least 1", *steps, *sizes, "latent_dim", "encoder_width", "width")
         require(self, lambda value: value > 0, "above 0", "learning_rate", "threshold_fraction")
+        require(self, lambda value: value >= 0, "at least 0", "triplet_margin", "kl_weight")
         require(self, lambda value: 0 <= value <= 1, "between 0 and 1", "discount", "target_rate")
 
 

@@ -59,7 +59,7 @@ class RACConfig(SingleTaskConfig):
         within = f"between 1 and batch_size, {self.batch_size}"
         require(self, lambda value: 1 <= value <= self.batch_size, within, "rollout_length")
         require(self, lambda value: value > 0, "above 0", "model_learning_rate")
-        weights = ("proximal_weight", "conservative_weight", "regularization_weight")
+        weights = ("proximal_weight", "conservative_weight", "regularization_weight", "entropy_temperature")
         require(self, lambda value: value >= 0, "at least 0", *weights)
         require(self, lambda value: 0 <= value <= 1, "between 0 and 1", "data_fraction", "alpha")
         require(self, lambda value: value < self.max_log_std, "below max_log_std", "min_log_std")

@@ -36,6 +36,8 @@ class SingleTaskBRACConfig(SingleTaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, lambda value: value > 0, "above 0", "discriminator_learning_rate")
+        weights = ("alpha", "entropy_temperature", "discriminator_penalty_weight")
+        require(self, lambda value: value >= 0, "at least 0", *weights)
         require(self, lambda value: value >= 1, "at least 1", "discriminator_steps")
         require(self, lambda value: value < self.max_log_std, "below max_log_std", "min_log_std")
 

@@ -24,6 +24,16 @@ def test_every_method_keeps_the_contract(name, device):
     check_algorithm(method, config, POINT_ROBOT if name == "expert_policy" else PROBLEM, device)
 
 
+@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_rates_and_weights_below_zero_are_refused(name, bad):
+    config = algorithm_class(name).Config()
+    names = [name for name, value in vars(config).items() if isinstance(value, float) and "log_std" not in name]
+    for name in names:
+        with pytest.raises(ValueError, match=name):
+            replace(config, **{name: bad})
+
+
 class Forgetful(BehaviorCloning):
     """Breaks one rule, by `fault`."""
 
