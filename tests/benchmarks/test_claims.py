@@ -83,7 +83,7 @@ def test_where_all_methods_are_equal_some_verdict_errs_in_at_most_5_percent(pape
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)
 def test_every_claim_can_be_decided_by_what_the_suites_run(paper):
     promised = {}
-    for suite in ("core", "ablations", "single_task", "rac", "online", "online_mixed"):
+    for suite in ("core", "ablations", "single_task", "rac", "online", "online_mixed", "online_control"):
         for _, config in suite_cells(suite):
             promised.setdefault(config.fingerprint, set()).add(config.seed)
     samples = []
