@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from omrlbench.config import RunConfig
 from omrlbench.data.identity import PINNED
@@ -166,19 +167,25 @@ def promised(results: Results, suite: str) -> Leaderboard:
 
     Raises BenchError for a suite with variants, or with several levels of a meta-environment.
     """
-    seeds: dict[tuple[tuple[str, str], str], list[RunConfig]] = {}
-    for _, config in suite_cells(suite):
-        seeds.setdefault(((config.env, config.level), config.algo), []).append(config)
-    levels = Counter(env for env, _ in dict.fromkeys(column for column, _ in seeds))
-    if len({config.record_path("").parent for configs in seeds.values() for config in configs}) > len(seeds):
+    found = compared(results, suite)
+    cells = {((cell.config.env, cell.config.level), cell.config.algo): cell for _, cell in found}
+    if len(found) > len(cells):
         raise BenchError(f"suite {suite} has variants, which have no ranking")
+    levels = Counter(env for env, _ in dict.fromkeys(column for column, _ in cells))
     if several := [env for env, count in levels.items() if count > 1]:
         raise BenchError(f"suite {suite} has several levels of {', '.join(several)}, which have no ranking together")
-    cells = {}
-    for key, configs in seeds.items():
-        runs = results.runs.get(configs[0].record_path("").parent, {})
-        cells[key] = Cell(configs[0], tuple(config.seed for config in configs), dict(sorted(runs.items())))
     return Leaderboard(cells, results, suite)
+
+
+def compared(results: Results, suite: str) -> list[tuple[str, Cell]]:
+    """(variant, cell) for all cells of any suite, in its order."""
+    seeds: dict[tuple[str, Path], list[RunConfig]] = {}
+    for variant, config in suite_cells(suite):
+        seeds.setdefault((variant, config.record_path("").parent), []).append(config)
+    return [
+        (variant, Cell(configs[0], tuple(c.seed for c in configs), dict(sorted(results.runs.get(folder, {}).items()))))
+        for (variant, folder), configs in seeds.items()
+    ]
 
 
 def rankings(board: Leaderboard) -> dict[tuple[str, str], Leaderboard]:

@@ -20,6 +20,7 @@ from omrlbench.leaderboard import (
     UNTRAINED,
     Cell,
     Leaderboard,
+    compared,
     everything,
     held_out,
     one_expert,
@@ -52,6 +53,8 @@ def document(board: Leaderboard, **instead: str) -> str:
         "adaptation": adaptation,
         "headline": lambda board: aggregate_table(board, board.headline),
         "everywhere": lambda board: aggregate_table(board, board.columns),
+        "ablations": ablations,
+        "levels": levels,
         "tuning": tuning,
         "claims": claims,
         "protocols": protocol_tables,
@@ -166,6 +169,25 @@ def aggregate_table(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> s
         like = f"for {len(scores)} seeds like those of {example}"
         lines += ["", f"Coverage of these intervals: nominal {CONFIDENCE:.0%}, simulated {like}: {shares}."]
     return "\n".join(lines)
+
+
+def ablations(board: Leaderboard) -> str:
+    """The suite `ablations`, a row for each cell; those of a meta-environment and level stand together."""
+    rows: dict[tuple[str, str], list[list[str]]] = {}
+    for variant, cell in compared(board.results, "ablations"):
+        column = cell.config.env, cell.config.level
+        rows.setdefault(column, []).append([*column, cell.config.algo, variant, cell_text(cell)])
+    header = ["meta-environment", "data", "method", "values", "score"]
+    return table(header, [row for found in rows.values() for row in found])
+
+
+def levels(board: Leaderboard) -> str:
+    """The suite `levels`: a row for each meta-environment, a column for each level of the data."""
+    rows: dict[str, dict[str, str]] = {}
+    for _, cell in compared(board.results, "levels"):
+        rows.setdefault(cell.config.env, {})[cell.config.level] = cell_text(cell)
+    columns = list(dict.fromkeys(level for found in rows.values() for level in found))
+    return table(["meta-environment", *columns], [[env, *map(found.get, columns)] for env, found in rows.items()])
 
 
 def tuning(board: Leaderboard) -> str:

@@ -15,7 +15,7 @@ from omrlbench.config import resolve
 from omrlbench.evaluation import PROTOCOLS
 from omrlbench.leaderboard import Cell, Leaderboard, leaderboard
 from omrlbench.leaderboard_figures import STYLES, curve, draw_all
-from omrlbench.leaderboard_texts import beside_published, claims, context_gap, texts, tuning
+from omrlbench.leaderboard_texts import ablations, beside_published, claims, context_gap, levels, texts, tuning
 from omrlbench.published import Published, published
 from omrlbench.record import read_record, write_record
 from omrlbench.registry import kind
@@ -298,3 +298,20 @@ def test_trials_are_counted_by_configuration_on_validation_tasks_alone(finished)
     shown = tuning(leaderboard(Results(runs | {Path("mixed"): {100: mixed}})))
     assert shown.splitlines()[0].endswith(f"| {ENV}<br>mixed data |")
     assert "\n| focal | 2 | 0 | 0 | 0 | 0 | 1 |" in shown
+
+
+def test_ablations_and_levels_show_the_runs_of_their_suites(finished):
+    record = read_record(path_of(finished))
+
+    def runs(env, algo="focal", level=None, changes=()):
+        folder = resolve(env, algo, level=level, overrides=changes).record_path("").parent
+        return {folder: {seed: replace(record, result=record.result | {"score": 0.1 * seed}) for seed in range(2)}}
+
+    changed = runs("walker_params", "focal_coupled", changes=["regularization=both"])
+    board = Leaderboard({}, Results(changed | runs(ENV, level="medium")))
+    row = next(row for row in ablations(board).splitlines() if "focal_coupled | value penalty" in row)
+    assert row.startswith("| walker_params | mixed | focal_coupled | value penalty | 0.050 ± 0.635 (n = 2 of 6)")
+    header, _, *rows = levels(board).splitlines()
+    assert header == "| meta-environment | random | medium | expert | mixed |"
+    assert rows[0].startswith(f"| {ENV} | – (0 of 5) | 0.050 ± 0.635 (n = 2 of 5)")
+    assert all(row.count("– (0 of 5)") == 4 for row in rows[1:])
