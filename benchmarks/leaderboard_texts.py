@@ -36,6 +36,7 @@ from omrlbench.training import HEADLINE_PROTOCOL
 NONE = "–"
 BEFORE, AFTER = "smac_offline", "smac"  # the reward-free interaction, which is to close the gap between contexts
 MIXED_SUITE = "online_mixed"  # has both too
+CONTROL_SUITE = "online_control"  # has more updates in place of the interaction
 
 
 def texts(board: Leaderboard) -> dict[str, str]:
@@ -67,7 +68,8 @@ def document(board: Leaderboard, **instead: str) -> str:
         f"{suite}_{name}": write(other) for suite, other in board.others.items() for name, write in of_others.items()
     }
     whole = everything(board)
-    written |= {"context_gap": context_gap(board.others["online"], promised(board.results, MIXED_SUITE))}
+    both = board.others["online"], promised(board.results, MIXED_SUITE)
+    written |= {"context_gap": context_gap(*both, control=compared(board.results, CONTROL_SUITE))}
     written |= {"provenance": provenance(whole), "unused": unused(whole)}
     written |= {name: instead.get(name) or write(board) for name, write in sections.items()}
     return Template((files("omrlbench") / "templates" / "BENCHMARKS.md").read_text()).substitute(written)
@@ -214,18 +216,25 @@ def ranking_tables(board: Leaderboard) -> str:
     return "\n".join(lines).rstrip()
 
 
-def context_gap(*boards: Leaderboard) -> str:
-    """What self-collected contexts cost the final parameters, before and after SMAC's interaction, and the change."""
+def context_gap(*boards: Leaderboard, control: Sequence[tuple[str, Cell]] = ()) -> str:
+    """What self-collected contexts cost the final parameters, before and after SMAC's interaction, and the change.
+
+    At the end the same of each (variant, cell) of `control`, which does not interact.
+    """
+
+    def row(cell: Cell, remark: str, scores: list[dict[int, float]]) -> list[str]:
+        estimates = [mean_interval(list(of_seeds.values())) if of_seeds else None for of_seeds in scores]
+        return [f"{cell.config.env}, {cell.config.level} data", cell.config.algo + remark, *gap_texts(estimates)]
+
     rows = []
     columns = {column: board.cells for board in boards for column in board.columns}
     for column, found in columns.items():
         cells = [found[column, method] for method in (BEFORE, AFTER)]
         before, after = map(gap_scores, cells)
         change = [paired_difference(a, b) for a, b in zip(after, before, strict=True)]
-        for cell, scores in zip(cells, (before, after), strict=True):
-            estimates = [mean_interval(list(of_seeds.values())) if of_seeds else None for of_seeds in scores]
-            rows.append([f"{column[0]}, {column[1]} data", cell.config.algo + marks(cell), *gap_texts(estimates)])
+        rows += [row(cell, marks(cell), scores) for cell, scores in zip(cells, (before, after), strict=True)]
         rows.append([f"{column[0]}, {column[1]} data", "change", *gap_texts(change)])
+    rows += [row(cell, f", {variant}{marks(cell)}", gap_scores(cell)) for variant, cell in control]
     return table(["meta-environment", "method", "logged context", "self-collected context", "gap", "n"], rows)
 
 

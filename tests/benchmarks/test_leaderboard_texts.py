@@ -245,6 +245,8 @@ def test_the_gap_between_contexts_is_paired_over_seeds(finished):
         ["smac", "0.600 ± 0.430", "0.533 ± 0.379", "0.067 ± 0.287", "3"],
         ["change", "0.000 ± 1.271", "0.300 ± 0.000", "-0.300 ± 1.271", "2"],
     ]
+    longer = context_gap(board, control=[("longer", before)]).splitlines()[-1]
+    assert longer.startswith(f"| {ENV}, expert data | smac_offline, longer") and "| 0.400 ± 2.541 | 2 |" in longer
     before.runs.clear()
     lines = [line.split("|")[2:-1] for line in context_gap(board).splitlines()[2:]]
     assert [cell.strip() for cell in lines[2]] == ["change", "–", "–", "–", "–"]
