@@ -100,7 +100,8 @@ def test_who_stops_a_sweep_has_the_workers_save(tmp_path, data_dir, ctrl_c):
     """A terminal sends Ctrl-C to all processes, others send SIGTERM to the sweep alone."""
     program = "import sys; from omrlbench.cli import main; main(sys.argv[1:])"
     places = ["--results-dir", str(tmp_path), "--data-dir", str(data_dir)]
-    command = [sys.executable, "-c", program, "sweep", "smoke", "--only", "algo=mbml", "--launcher", "ray", *places]
+    minutes_long = ["smoke", "--budget", "cpu", "--only", "algo=bc"]  # not over before the signal has arrived
+    command = [sys.executable, "-c", program, "sweep", *minutes_long, "--launcher", "ray", *places]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
