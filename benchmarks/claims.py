@@ -208,14 +208,14 @@ PAPERS = (
         "Pong, Nair, Smith, Huang and Levine",
         "Offline Meta-Reinforcement Learning with Online Self-Supervision",
         "ICML 2022",
-        "Tested in the meta-environments that it has too, on data of many policies as its own are: interaction without "
-        "rewards makes the policy better with contexts that it collects itself, and closes the gap to logged ones. "
-        "The second claim is tested where there is a gap to close: walker_params asks for no adaptation, contexts "
-        "serve nearly alike there. A gap also closes where logged contexts serve worse than before, so the second "
-        "claim is to be read with the first; that it leaves out walker_params was decided after some of the runs there "
-        "were seen. The third is ours and asks whether more updates on logs alone would do: the second phase has as many "
-        "again. That SMAC matches online meta-reinforcement learning is not judged: no test of a difference shows "
-        "equality.",
+        "Tested in the meta-environments that it has too, on data of many policies as its own are: interaction "
+        "without rewards makes the policy better with contexts that it collects itself, and closes the gap to logged "
+        "ones. The second claim is tested where there is a gap to close: walker_params asks for no adaptation, "
+        "contexts serve nearly alike there. A gap also closes where logged contexts serve worse than before, so the "
+        "second claim is to be read with the first; that it leaves out walker_params was decided after some of the "
+        "runs there were seen. The third is ours and asks whether more updates on logs alone would do: the second "
+        "phase has as many again. That SMAC matches online meta-reinforcement learning is not judged: no test of a "
+        "difference shows equality.",
         OF_SMAC,
     ),
     Paper(
