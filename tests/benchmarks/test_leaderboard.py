@@ -74,6 +74,7 @@ def test_methods_of_different_kinds_are_never_ranked_together(monkeypatch):
     assert {suite: list(boards) for suite, boards in found.items()} == {
         "core": [("context", "logs")],
         "single_task": [("dataset", "logs")],
+        "rac": [("dataset", "logs")],
         "online": [("context", e) for e in ("interaction", "logs and reward-free interaction", "logs")],
     }
     with pytest.raises(BenchError, match="^suite online ranks methods together that see context from interaction and"):

@@ -139,7 +139,7 @@ def test_local_changes_and_unpinned_data_are_labelled(runs, edit):
 
 def test_runs_of_no_cell_of_the_suite_are_counted_only(runs, data_dir):
     training.run(resolve(ENV, "do_nothing", budget="smoke"), results_dir=runs, data_dir=data_dir)
-    found = "1 records are of cells that no suite of a ranking (`core`, `single_task`, `online`) has"
+    found = "1 records are of cells that no suite of a ranking (`core`, `single_task`, `rac`, `online`) has"
     assert found in report(runs)[0]
 
 
@@ -211,7 +211,10 @@ def test_every_ranking_has_its_own_tables_and_the_csv_all(runs):
     assert trained == [["pearl"], ["smac"], ["smac_offline"]]
     assert all(found.count("do_nothing") == 1 for found in rows_of_parts)
     assert "The suite `online`: 4 of 90 runs are there." in third
+    second, comparison = second.split("### MerPO's comparison of meta-policies")
     assert "The suite `single_task`: 4 of 165 runs are there." in second
+    assert "The suite `rac`: 4 of 150 runs are there." in comparison
+    assert "rac_random" in first_cells(comparison) and "rac_random" not in first_cells(second)
     kinds = {method: (row["allowance"], row["experience"]) for method, row in rows.items()}
     assert all(kinds[method] == kind(method) for method in ("single_task_iql", "focal", "smac", "pearl"))
     lines = texts(leaderboard(read_results(runs)))["results/leaderboard.csv"].splitlines()
