@@ -6,7 +6,8 @@ value rollouts less than data. The actor maximises them and is kept near the dat
 meta-policy, by a KL divergence; alpha says which of the two counts more.
 
 Here the meta-policy is absent, so that alpha is 1 (`rac_no_meta`), or a random network (`rac_random`); `merpo.py`
-learns one. Without regularisation of the actor (`regularization_weight` 0) this is COMBO (`single_task_combo`).
+learns one. Without regularisation of the actor (`regularization_weight` 0) this is COMBO (`single_task_combo`, with a
+conservative weight of its own).
 
 There is no released program. Where the paper's text was not to be had the choices are ours, see
 docs/algorithms/merpo.md: rollouts are drawn afresh at every update, from the batch's states, and not from a buffer; one

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EVAL_SPLITS = ("test", "validation")
 DEFAULT_ALLOWANCE = "context"  # of a record that says no other
+DEFAULT_EXPERIENCE = "logs"  # that records do not name
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, complete. `revisions` and `allowance`, the method's, are this installation's; `dataset` is the data's
-    recipe fingerprint.
+    """One run, complete. `revisions`, `allowance` and `experience`, the method's, are this installation's; `dataset` is
+    the data's recipe fingerprint.
     """
 
     env: str
@@ -64,12 +65,15 @@ class RunConfig:
     dataset: str
     sources: dict[str, str] = field(compare=False)
     allowance: str = DEFAULT_ALLOWANCE
+    experience: str = DEFAULT_EXPERIENCE
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, everything except `sources`, and `allowance` where it is not the default."""
+        """Plain JSON types: everything except `sources`, and `allowance` and `experience` at their defaults."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sources"}
         if self.allowance == DEFAULT_ALLOWANCE:
             del values["allowance"]
+        if self.experience == DEFAULT_EXPERIENCE:
+            del values["experience"]
         values["training"], values["algorithm"] = asdict(self.training), asdict(self.algorithm)
         return json.loads(json.dumps(values, allow_nan=False)) | {"fingerprint": self.fingerprint}
 
@@ -102,6 +106,7 @@ class RunConfig:
         """
         values = {f.name: stored.get(f.name) for f in fields(cls)} | {"sources": {}}
         values["allowance"] = allowance_of(stored)
+        values["experience"] = experience_of(stored)
         values["dataset"] = stored["dataset"]["recipe"]
         sections = {"training": TrainingConfig, "algorithm": algorithm_class(stored["algo"]).Config}
         for name, section in sections.items():
@@ -116,6 +121,11 @@ class RunConfig:
 def allowance_of(stored: dict[str, Any]) -> str:
     """What the method was allowed to see of an evaluated task in a run whose record has the `config` `stored`."""
     return stored.get("allowance", DEFAULT_ALLOWANCE)
+
+
+def experience_of(stored: dict[str, Any]) -> str:
+    """What the method learned from in a run whose record has the `config` `stored`; old ones leave it to the method."""
+    return stored.get("experience") or algorithm_class(stored["algo"]).experience
 
 
 def _section(section: type, stored: dict[str, Any]) -> Any:
@@ -206,6 +216,7 @@ def resolve(
         dataset=recipe_fingerprint(spec, level, behavior),
         sources=values.sources,
         allowance=method.allowance,
+        experience=method.experience,
     )
 
 
@@ -229,6 +240,7 @@ def explain(config: RunConfig) -> list[tuple[str, Any, str]]:
     return [
         *rows,
         ("allowance", config.allowance, f"method {config.algo}"),
+        ("experience", config.experience, f"method {config.algo}"),
         ("dataset recipe", config.dataset, "this installation"),
         ("fingerprint", config.fingerprint, ""),
     ]

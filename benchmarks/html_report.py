@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 
 from omrlbench.algorithms.algorithm import ALLOWANCES
 from omrlbench.claims import BUDGET, PAPERS, Claim, Side, Verdict, cell_folder, judge_claims, measured
-from omrlbench.config import allowance_of
+from omrlbench.config import allowance_of, experience_of
 from omrlbench.leaderboard import REFERENCE_ROWS, SUITE, Cell, Leaderboard
 from omrlbench.leaderboard_figures import svgs
 from omrlbench.leaderboard_texts import NONE, document, marks, number, plus_minus, seeds_text, with_ends
@@ -138,7 +138,9 @@ def run_facts(run: RunRecord, cell: Cell, results_dir: Path) -> RunFacts:
     facts = {
         "record": path,
         "dataset": f"{config['level']} level, {config['behavior']} behaviour policies, {dataset['state']}",
+        "learned from": experience_of(config),
         "saw of a test task": ALLOWANCES[allowance_of(config)],
+        "protocol of the score": run.protocol or NONE,
         "dataset recipe": dataset["recipe"],
         "dataset content": dataset["content"],
         "commit": "made outside a clone" if git is None else git["commit"] + ", with local changes" * git["dirty"],

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from omrlbench.config import RunConfig, allowance_of, check_installed, resolve
+from omrlbench.config import RunConfig, allowance_of, check_installed, experience_of, resolve
 from omrlbench.data.identity import PINNED, dataset_id, pins
 from omrlbench.envs.references import normalized_score
 from omrlbench.envs.registry import MetaEnvSpec, get_meta_env
@@ -134,6 +134,7 @@ def _check_fingerprint(config: dict[str, Any]) -> None:
     if method.revision != config["revisions"]["algorithm"]:
         return
     _require(allowance_of(config) == method.allowance, f"its method's allowance is {method.allowance}")
+    _require(experience_of(config) == method.experience, f"its method's experience is {method.experience}")
     _require(RunConfig.from_dict(config).fingerprint == config["fingerprint"], "its config has another fingerprint")
 
 

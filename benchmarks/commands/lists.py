@@ -16,9 +16,10 @@ def list_group() -> None:
 
 @list_group.command()
 def algos() -> None:
-    """Methods, what each sees of a task that it is evaluated on, and which package it comes from.
+    """Methods, what each sees of a task that it is evaluated on, what it learns from, and which package it comes from.
 
-    That is a context, the task's whole dataset, or for reference the task's parameters.
+    It sees a context, the task's whole dataset, or for reference the task's parameters. It learns from logs, or from
+    interaction with the training tasks.
     """
     from omrlbench.errors import BenchError
     from omrlbench.registry import algorithm_class, algorithms
@@ -27,10 +28,11 @@ def algos() -> None:
     for name, origin in algorithms().items():
         try:
             method = algorithm_class(name)
-            rows.append((name, "parameters" if method.privileged else method.allowance, origin))
+            sees = "parameters" if method.privileged else method.allowance
+            rows.append((name, sees, method.experience, origin))
         except BenchError as error:
-            rows.append((name, "", f"{origin}: {error}"))
-    print_table(("method", "sees", "from"), rows)
+            rows.append((name, "", "", f"{origin}: {error}"))
+    print_table(("method", "sees", "learns from", "from"), rows)
 
 
 @list_group.command()

@@ -64,10 +64,25 @@ def test_exploring_draws_other_noise_at_every_step(algorithm):
     assert not torch.equal(policy.act(observations), policy.act(observations))
 
 
-@pytest.mark.parametrize("env, scale", [("cheetah_vel", 5), ("walker_params", 5)])
-def test_weights_stand_beside_rewards_as_in_the_released_program(env, scale):
-    """There rewards are multiplied by 5; squared errors then grow by its square."""
+def test_the_actor_s_loss_by_hand(algorithm, monkeypatch):
+    """With Q = 3 and heads (0.5, -1): T log pi - 3 + 2e-4 (0.25 + 1)."""
+    heads = torch.full((4, 5, 2), 0.5), torch.full((4, 5, 2), -1.0)
+    monkeypatch.setattr(algorithm, "heads", lambda s, z: heads)
+    monkeypatch.setattr(algorithm, "sample_action", lambda *_: (torch.zeros(4, 5, 2), torch.full((4, 5), 1.5)))
+    monkeypatch.setattr(
+        "omrlbench.algorithms.brac.q_values", lambda *_: torch.tensor([3.0, 7.0])[:, None, None].expand(2, 4, 5)
+    )
+    loss, _ = algorithm.actor_loss(torch.zeros(4, 5, 3), torch.zeros(4, 5, 2), torch.zeros(4, 3), torch.tensor(1.0))
+    assert loss.item() == pytest.approx(0.2 * 1.5 - 3 + 2e-4 * 1.25)
+
+
+@pytest.mark.parametrize(
+    "env, scale, kl_weight",
+    [("cheetah_vel", 5, 0.1), ("walker_params", 5, 0.1), ("sparse_point_robot", 100, 1), ("point_robot", 100, 1)],
+)
+def test_weights_stand_beside_rewards_as_in_the_released_program(env, scale, kl_weight):
+    """There rewards are multiplied by 5 or 100; squared errors then grow by its square."""
     values = resolve(env, "pearl", budget="paper").algorithm
     assert values.entropy_temperature == pytest.approx(1 / scale)
-    assert values.kl_weight == pytest.approx(0.1 / scale**2)
+    assert values.kl_weight == pytest.approx(kl_weight / scale**2)
     assert values.head_penalty == pytest.approx(1e-3 / scale)

@@ -1,7 +1,7 @@
 """RAC's critics, actor and rollouts against values worked out by hand."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ import torch
 from omrlbench.algorithms import rac
 from omrlbench.algorithms.networks import squashed_log_density
 from omrlbench.algorithms.rac import RAC, pre_tanh_kl
+from omrlbench.config import resolve
 from omrlbench.testing import PROBLEM, SMALL, check_algorithm, random_batch
 
 EVALUATED = replace(PROBLEM, evaluated_tasks=(2, 5))  # two tasks, three observation and two action dimensions
@@ -222,3 +223,15 @@ def test_contract(values):
 def test_impossible_values_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         RAC.Config(**SIZES | changes)
+
+
+@pytest.mark.parametrize("budget", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize(
+    "env", ["sparse_point_robot", "cheetah_vel", "walker_params", "ant_fwd_back", "cheetah_fwd_back"]
+)
+def test_the_comparison_of_meta_policies_changes_nothing_else(env, budget):
+    """A random meta-policy has all values that a learned one has."""
+    learned, random = (asdict(resolve(env, algo, budget=budget).algorithm) for algo in ("rac", "rac_random"))
+    assert {key: (learned[key], value) for key, value in random.items() if learned[key] != value} == {
+        "meta_policy": ("learned", "random")
+    }

@@ -130,6 +130,8 @@ def test_lists(bench, data_dir):
     rows = {line.split()[0]: line.split()[1] for line in bench("list", "algos")[1].splitlines()}
     assert rows["focal"] == "context" and rows["single_task_iql"] == "dataset"
     assert rows["oracle_task"] == rows["expert_policy"] == "parameters"
+    (smac,) = (line for line in bench("list", "algos")[1].splitlines() if line.startswith("smac "))
+    assert "logs and reward-free interaction  built in" in smac
     envs = bench("list", "envs")[1]
     assert "point_robot_wind" in envs and "80 / 10 / 20" in envs
     for command in (("list", "datasets"), ("data", "list")):
@@ -407,6 +409,8 @@ def test_progress_says_loss_score_and_speed_where_there_is_room(monkeypatch, col
         bar.training(Progress(None, 50, 100, {"a_loss": 0.5, "alpha": 3.0, "b_loss": 1.0}, 0.25, 80.0))
         (task,) = bar.progress.tasks
         assert task.description == shown and task.completed == 50 and task.total == 100
+        bar.training(Progress("meta_policy", 5, 20, {}, None, 80.0))
+        assert "meta_policy" in bar.progress.tasks[-1].description
 
 
 def test_progress_is_quiet_without_a_terminal(capsys):

@@ -123,7 +123,7 @@ def test_every_paper_and_every_ranking_has_a_part(text):
         (part,) = re.findall(rf"<h3>From {kind}</h3>(.*?)<h3>", text, re.DOTALL)
         assert part.count("<table") == 2 and "random_<wbr>policy" in part
     (gap,) = re.findall(r"<h3>The gap between contexts</h3>.*?</table>", text, re.DOTALL)
-    assert gap.count(">change<") == 4 and gap.count("smac_<wbr>offline") == 5  # `online`, `online_mixed`; the control
+    assert gap.count(">change<") == 4 and gap.count("smac_<wbr>offline") == 6  # `online`, `online_mixed`; 2 controls
 
 
 def test_values_of_records_are_escaped(text):

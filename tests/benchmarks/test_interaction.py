@@ -92,6 +92,28 @@ def test_it_collects_before_the_first_update_and_every_so_many(logs):
     assert len(sampler.buffer.observations) == room
 
 
+def test_z_is_of_the_prior_first_and_then_of_the_posterior_of_what_was_just_collected(logs, monkeypatch):
+    algorithm, sampler = sampler_of("pearl", logs, "prior_episodes=2", "posterior_episodes=2", "extra_episodes=2")
+    explore, seen = algorithm.explore, []
+
+    def recorded(n, context, noise):
+        tasks = {task: len(rows) // HORIZON for task, rows in sampler.buffer.recent.items()}
+        starts = None if context is None else {tuple(row) for row in sampler.buffer.observations.numpy()}
+        known = (
+            None if context is None else {tuple(row) for part in context.observations.numpy() for row in part} <= starts
+        )
+        seen.append((n, known, tasks))
+        return explore(n, context, noise)
+
+    monkeypatch.setattr(algorithm, "explore", recorded)
+    sampler.sample()
+    assert [(n, known) for n, known, _ in seen] == [(TRAIN, None), (4, None), (2, True), (2, True), (4, True)]
+    visited = [task for task, episodes in seen[1][2].items() if not episodes]  # their first episodes are forgotten
+    counts = [{tasks[task] for task in visited} for *_, tasks in seen[1:]]
+    assert len(visited) == 2 and counts == [{0}, {2}, {3}, {4}]
+    assert {len(sampler.buffer.recent[task]) // HORIZON for task in visited} == {4}  # without the extra ones
+
+
 @pytest.mark.parametrize(("one_by_one", "first"), [(False, [3, 3, 3, 5, 5, 5]), (True, [3, 5])])
 def test_where_episodes_end_early_more_are_collected(logs, monkeypatch, one_by_one, first):
     """Task 3's end after a quarter of the horizon, task 5's at it: each collects three times the horizon."""
@@ -209,16 +231,19 @@ def test_runs_that_interact_are_scored_online_and_say_what_they_collected(tmp_pa
     config, offline = (resolve(ENV, algo, budget="smoke") for algo in ("pearl", "smac_offline"))
     record = training.run(config, results_dir=tmp_path, data_dir=data_dir)
     path = config.record_path(tmp_path)
-    assert verified_record(path, tmp_path) == record
+    assert verified_record(path, tmp_path) == record and record.config["experience"] == "interaction"
     protocols = [evaluation["protocol"] for evaluation in record.result["evaluations"]]
     assert protocols == ["online", "online", "offline", "offline_shifted"] and record.protocol == "online"
     assert record.result["score"] == np.mean([e["score"] for e in record.result["evaluations"][:2]])
     assert record.result["interaction"] == {"episodes": TRAIN + 4 * 2 * EACH, "transitions": 20 * (TRAIN + 8 * EACH)}
     other = training.run(offline, results_dir=tmp_path, data_dir=data_dir)
-    assert "interaction" not in other.result and other.protocol == "offline"
+    assert "interaction" not in other.result and other.protocol == "offline" and "experience" not in other.config
     with pytest.raises(BenchError, match="scores under the protocols offline and online cannot be compared"):
         compare("pearl", "smac_offline", [tmp_path], "smoke")
     text = path.read_text()
     path.write_text(text.replace('"transitions": 2080', '"transitions": 2081'))
     with pytest.raises(BenchError, match="2081 transitions of 104 episodes"):
+        verified_record(path, tmp_path)
+    path.write_text(text.replace('"experience": "interaction"', '"experience": "logs"'))
+    with pytest.raises(BenchError, match="its method's experience is interaction"):
         verified_record(path, tmp_path)

@@ -203,14 +203,14 @@ def test_every_ranking_has_its_own_tables_and_the_csv_all(runs):
     second, third = second.split("## Interaction with the training tasks")
     third, _ = third.split("## Trials of values")
     assert {"single_task_brac", "single_task_bc", "do_nothing"} <= set(first_cells(second))
-    assert "focal" not in first_cells(second + third) and "pearl" not in first_cells(first + second)
+    assert "focal" not in first_cells(second) and "pearl" not in first_cells(first + second)
     assert "| single_task" not in first + third and "| *single_task" not in first + third
     parts = third.split("### From ")[1:]
     rows_of_parts = [first_cells(part.partition("### The gap")[0]) for part in parts]
-    trained = [[row for row in found if row in ("pearl", "smac", "smac_offline")] for found in rows_of_parts]
-    assert trained == [["pearl"], ["smac"], ["smac_offline"]]
+    trained = [[row for row in found if row in ("pearl", "smac", "smac_offline", "focal")] for found in rows_of_parts]
+    assert trained == [["pearl"], ["smac"], ["smac_offline", "focal"]]
     assert all(found.count("do_nothing") == 1 for found in rows_of_parts)
-    assert "The suite `online`: 4 of 90 runs are there." in third
+    assert "The suite `online`: 4 of 150 runs are there." in third
     second, comparison = second.split("### MerPO's comparison of meta-policies")
     assert "The suite `single_task`: 4 of 165 runs are there." in second
     assert "The suite `rac`: 4 of 150 runs are there." in comparison

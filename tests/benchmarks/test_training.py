@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from omrlbench import training
+from omrlbench.algorithms.merpo import MerPO
 from omrlbench.config import resolve
 from omrlbench.data.generate import make_dataset
 from omrlbench.data.store import load_dataset
@@ -373,3 +374,28 @@ def test_a_run_on_own_data_says_what_it_saw_and_resumes_bitwise(tmp_path, data_d
         first.train(Stop, stop_at)
     resumed = training.run(own(), results_dir=tmp_path / "parts", data_dir=data_dir)
     assert resumed.result == whole.result and len(resumed.execution["sittings"]) == 2
+
+
+def test_a_run_of_several_stages_names_them_and_resumes_bitwise_in_each(tmp_path, data_dir, monkeypatch):
+    config = resolve(ENV, "merpo", budget="smoke", overrides=["steps=20", "eval_interval=10", "checkpoint_interval=6"])
+    whole = training.run(config, results_dir=tmp_path / "whole", data_dir=data_dir)
+    update, shown = MerPO.update, []
+
+    def show(now):
+        shown.append(now.stage)
+
+    for stage in ("dynamics", "meta_policy", "models"):
+        updates = []
+
+        def interrupted(self, batch, stage=stage, updates=updates):
+            updates.append(self.stage)
+            if updates.count(stage) == 8:
+                os.kill(os.getpid(), signal.SIGINT)
+            return update(self, batch)
+
+        with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"at step 8 of 50 of stage {stage}"):
+            patch.setattr(MerPO, "update", interrupted)
+            training.run(config, results_dir=tmp_path, data_dir=data_dir, on_progress=show)
+    resumed = training.run(config, results_dir=tmp_path, data_dir=data_dir, on_progress=show)
+    assert list(dict.fromkeys(shown)) == ["dynamics", "meta_policy", "models", None]  # the last shows scores
+    assert resumed.result == whole.result and len(resumed.execution["sittings"]) == 4
