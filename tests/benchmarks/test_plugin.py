@@ -70,7 +70,7 @@ def test_it_keeps_the_contract(installed, tmp_path):
 
 def test_it_is_listed_and_runs_and_earns_something(installed, tmp_path, data_dir):
     listed = bench(installed, "list", "algos").stdout
-    assert re.search(r"^nearest_action +context +nearest-action *$", listed, re.MULTILINE), listed
+    assert re.search(r"^nearest_action +context +logs +nearest-action *$", listed, re.MULTILINE), listed
     cell = ["--algo", "nearest_action", "--env", "sparse_point_robot", "--budget", "smoke"]
     done = bench(installed, "run", *cell, "--data-dir", data_dir, "--results-dir", tmp_path)
     assert done.returncode == 0, done.stderr
