@@ -30,7 +30,7 @@ from omrlbench.suite import suite_cells
 from omrlbench.verification import Results
 
 SUITE = "core"
-OTHER_SUITES = ("single_task", "rac", "online")  # that have rankings of their own, each a section
+OTHER_SUITES = ("single_task", "rac", "rac_expert", "online")  # that have rankings of their own, each a section
 SUITES = (SUITE, *OTHER_SUITES)
 UNTRAINED = ("random_policy", "do_nothing", "expert_policy")  # learn from no data, so they stand in every ranking
 REFERENCE_ROWS = ("bc", "no_context", "oracle_task", "single_task_bc", *UNTRAINED)

@@ -207,12 +207,14 @@ def tuning(board: Leaderboard) -> str:
 
 
 def ranking_tables(board: Leaderboard) -> str:
-    """The rankings of `board`, each by meta-environment and over all; headings tell them apart if they are several."""
+    """The rankings of `board`, each by meta-environment and, of several, over all; headings tell the rankings apart."""
     found, lines = rankings(board), []
     for (_, experience), ranked in found.items():
         if len(found) > 1:
             lines += [f"### From {experience}", ""]
-        lines += [per_environment(ranked), "", aggregate_table(ranked, ranked.columns), ""]
+        lines += [per_environment(ranked), ""]
+        if len(ranked.columns) > 1:
+            lines += [aggregate_table(ranked, ranked.columns), ""]
     return "\n".join(lines).rstrip()
 
 

@@ -83,7 +83,7 @@ def test_where_all_methods_are_equal_some_verdict_errs_in_at_most_5_percent(pape
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)
 def test_every_claim_can_be_decided_by_what_the_suites_run(paper):
     promised = {}
-    for suite in ("core", "ablations", "single_task", "rac", "online", "online_mixed", "online_control"):
+    for suite in ("core", "ablations", "single_task", "rac", "rac_expert", "online", "online_mixed", "online_control"):
         for _, config in suite_cells(suite):
             promised.setdefault(config.fingerprint, set()).add(config.seed)
     samples = []
@@ -130,7 +130,7 @@ def test_scores_with_self_collected_contexts_are_those_of_the_final_parameters()
 
 def test_claims_about_methods_of_different_kinds_are_marked():
     marked = {str(claim): "§" in str(claim) for paper in PAPERS for claim in paper.claims}
-    crossing = ["single_task_combo > focal §", "merpo > focal §", "pearl > batch_pearl §"]
+    crossing = ["single_task_combo (expert data) > focal (expert data) §", "merpo > focal §", "pearl > batch_pearl §"]
     crossing.append("smac (mixed data) > smac_offline (mixed data) §")
     alike = ["merpo > single_task_combo", "rac > rac_no_meta", "focal > batch_pearl", "focal > mbml"]
     assert all(marked[name] for name in crossing) and not any(marked[name] for name in alike)

@@ -75,6 +75,7 @@ def test_methods_of_different_kinds_are_never_ranked_together(monkeypatch):
         "core": [("context", "logs")],
         "single_task": [("dataset", "logs")],
         "rac": [("dataset", "logs")],
+        "rac_expert": [("dataset", "logs")],
         "online": [("context", e) for e in ("interaction", "logs and reward-free interaction", "logs")],
     }
     with pytest.raises(BenchError, match="^suite online ranks methods together that see context from interaction and"):

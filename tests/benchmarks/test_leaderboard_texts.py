@@ -139,7 +139,9 @@ def test_local_changes_and_unpinned_data_are_labelled(runs, edit):
 
 def test_runs_of_no_cell_of_the_suite_are_counted_only(runs, data_dir):
     training.run(resolve(ENV, "do_nothing", budget="smoke"), results_dir=runs, data_dir=data_dir)
-    found = "1 records are of cells that no suite of a ranking (`core`, `single_task`, `rac`, `online`) has"
+    found = (
+        "1 records are of cells that no suite of a ranking (`core`, `single_task`, `rac`, `rac_expert`, `online`) has"
+    )
     assert found in report(runs)[0]
 
 
@@ -215,6 +217,9 @@ def test_every_ranking_has_its_own_tables_and_the_csv_all(runs):
     assert "The suite `single_task`: 4 of 165 runs are there." in second
     assert "The suite `rac`: 4 of 150 runs are there." in comparison
     assert "rac_random" in first_cells(comparison) and "rac_random" not in first_cells(second)
+    comparison, of_experts = comparison.split("The same with experts' data on `walker_params`")
+    assert "`rac_expert`: 0 of 55 runs are there." in of_experts and "rac_random" in first_cells(of_experts)
+    assert "\n3 meta-environments: " in comparison and "meta-environments: " not in of_experts  # over one, no aggregate
     kinds = {method: (row["allowance"], row["experience"]) for method, row in rows.items()}
     assert all(kinds[method] == kind(method) for method in ("single_task_iql", "focal", "smac", "pearl"))
     lines = texts(leaderboard(read_results(runs)))["results/leaderboard.csv"].splitlines()
