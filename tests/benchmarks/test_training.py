@@ -15,6 +15,7 @@ from omrlbench import training
 from omrlbench.algorithms.merpo import MerPO
 from omrlbench.config import resolve
 from omrlbench.data.generate import make_dataset
+from omrlbench.data.identity import OTHER_MACHINE, PINNED
 from omrlbench.data.store import load_dataset
 from omrlbench.envs.registry import get_meta_env
 from omrlbench.errors import BenchError, Interrupted, RunBusy
@@ -55,7 +56,8 @@ def test_a_run_leaves_one_record_with_curve_scores_and_artefacts(tmp_path, data_
         (110, "test", "offline"),
         (110, "test", "offline_shifted"),
     ]
-    assert shifted["contexts"].keys() == {"recipe", "content", "state"} and shifted["contexts"]["state"] == "pinned"
+    assert shifted["contexts"].keys() == {"recipe", "content", "state"}
+    assert shifted["contexts"]["state"] in (PINNED, OTHER_MACHINE)  # another processor's bytes differ
     assert record.result["unmeasured"] == {"online": "Cloning cannot act without a context"}
     assert np.array(final[0]["returns"]).shape == (20, 1)
     assert record.result["score"] == pytest.approx(np.mean([e["score"] for e in final]), abs=1e-12)
