@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from omrlbench.algorithms.algorithm import AlgorithmConfig
 
 EVAL_SPLITS = ("test", "validation")
+DISTINCT_TASKS = ("meta_batch", "collection_tasks")  # fields that count distinct training tasks
 DEFAULT_ALLOWANCE = "context"  # of a record that says no other
 DEFAULT_EXPERIENCE = "logs"  # that records do not name
 
@@ -197,7 +198,7 @@ def resolve(
         if not equals:
             raise BenchError(f"--set takes key=value, not {override!r}")
         values.update("--set", {key.strip(): value.strip()})
-    values.limit_meta_batch(env, len(spec.tasks.splits["train"]))
+    values.limit_to_tasks(env, len(spec.tasks.splits["train"]))
 
     training, algorithm = values.build()
     _check(f"rl_reward of {env}", training.rl_reward, spec.rewards)
@@ -284,14 +285,15 @@ class _Values:
             self.values[key] = _converted(source, key, value, hints[key])
             self.sources[key] = source
 
-    def limit_meta_batch(self, env: str, tasks: int) -> None:
-        """At most the training tasks of `env`, which a batch draws without replacement; an error where it was asked."""
-        wanted, source = self.values["meta_batch"], self.sources["meta_batch"]
-        if wanted <= tasks:
-            return
-        if source.startswith(("--set", "preset")):
-            raise BenchError(f"{source}: meta_batch is at most {tasks}, the training tasks of {env}, not {wanted}")
-        self.values["meta_batch"], self.sources["meta_batch"] = tasks, f"{tasks} training tasks"
+    def limit_to_tasks(self, env: str, tasks: int) -> None:
+        """At most the training tasks of `env` in a batch and in a collection; an error where more were asked for."""
+        for key in DISTINCT_TASKS:
+            wanted = self.values.get(key, 0)
+            if wanted <= tasks:
+                continue
+            if (source := self.sources[key]).startswith(("--set", "preset")):
+                raise BenchError(f"{source}: {key} is at most {tasks}, the training tasks of {env}, not {wanted}")
+            self.values[key], self.sources[key] = tasks, f"{tasks} training tasks"
 
     def build(self) -> list[Any]:
         """The instances of both sections."""

@@ -129,7 +129,6 @@ class CollectingSampler:
         self.seed, self.config, self.logs, self.algorithm = config.seed, config.algorithm, logs, algorithm
         self.rl_reward = config.training.rl_reward
         self.train_tasks = np.array(logs.spec.tasks.splits["train"])
-        self.visited = min(self.config.collection_tasks, len(self.train_tasks))
         self.buffer = ReplayBuffer(logs, self.largest_buffer(config.training.steps))
         self.reward_free = algorithm.experience == "logs and reward-free interaction"
         from_logs = algorithm.transitions_per_task // 2 if self.reward_free else 0
@@ -141,7 +140,7 @@ class CollectingSampler:
         """Transitions after so many batches at most."""
         c = self.config
         largest = [count + 1 for count in (c.prior_episodes, c.posterior_episodes, c.extra_episodes) if count]
-        collected = math.ceil(batches / c.collection_interval) * self.visited * sum(largest)
+        collected = math.ceil(batches / c.collection_interval) * c.collection_tasks * sum(largest)
         return (len(self.train_tasks) * (c.initial_episodes + 1) + collected) * self.logs.spec.horizon
 
     def sample(self) -> MetaBatch:
@@ -156,7 +155,7 @@ class CollectingSampler:
         c, random = self.config, generator(self.seed, Stream.INTERACTION, number)
         if number == 0:
             self.run_phase(self.train_tasks, c.initial_episodes, random)
-        tasks = random.choice(self.train_tasks, self.visited, replace=False)
+        tasks = random.choice(self.train_tasks, c.collection_tasks, replace=False)
         self.buffer.forget(tasks)
         self.run_phase(tasks, c.prior_episodes, random)
         self.run_phase(tasks, c.posterior_episodes, random, one_by_one=True, posterior=True)

@@ -46,7 +46,7 @@ def test_what_names_the_cell_is_a_default_the_environment_s_or_from_the_command_
     assert default["level"] == default["behavior"] == "environment point_robot"
 
 
-def test_a_batch_has_at_most_the_training_tasks(monkeypatch):
+def test_a_batch_and_a_collection_have_at_most_the_training_tasks(monkeypatch):
     import tiny_method
 
     monkeypatch.setitem(META_ENVS["point_robot"].tasks.splits, "train", (0, 1))
@@ -58,6 +58,12 @@ def test_a_batch_has_at_most_the_training_tasks(monkeypatch):
         expected = f"{source}: meta_batch is at most 2, the training tasks of point_robot, not 3"
         with pytest.raises(BenchError, match=f"^{expected}$"):
             resolve("point_robot", "tiny", **arguments)
+    pearl = resolve("point_robot", "pearl")
+    assert pearl.algorithm.collection_tasks == 2 and pearl.sources["collection_tasks"] == "2 training tasks"
+    with pytest.raises(
+        BenchError, match="^--set: collection_tasks is at most 2, the training tasks of point_robot, not 3$"
+    ):
+        resolve("point_robot", "pearl", overrides=["collection_tasks=3"])
 
 
 def test_environment_sections_of_a_budget_come_after_the_budget(monkeypatch, tmp_path):
