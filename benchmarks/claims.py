@@ -37,17 +37,6 @@ def separation(record: RunRecord) -> float | None:
     return embedding["effective_separation_rate"] if embedding else None
 
 
-def self_collected(record: RunRecord) -> float | None:
-    """Score of the final parameters with contexts that the method collects, the floor score of a diverged run.
-
-    None where the record does not tell.
-    """
-    if record.status == "diverged":
-        return record.result["score"]
-    found = record.last_evaluation("online")
-    return found and found["score"]
-
-
 def self_collected_less_logged(record: RunRecord) -> float | None:
     """What the score of the final parameters gains by self-collected contexts, negative for a loss.
 
@@ -60,7 +49,7 @@ def self_collected_less_logged(record: RunRecord) -> float | None:
 MEASURES: dict[str, Callable[[RunRecord], float | None]] = {
     "score": lambda record: record.result["score"],
     "effective separation rate": separation,
-    "score with self-collected contexts": self_collected,
+    "score with self-collected contexts": lambda record: record.final_score("online"),
     "score with self-collected contexts less that with logged ones": self_collected_less_logged,
 }
 

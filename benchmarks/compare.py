@@ -3,13 +3,14 @@
 A side is a method, a suite, or a path: one record, or a folder of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omrlbench.algorithms.algorithm import ALLOWANCES
 from omrlbench.config import budget_names, resolve
 from omrlbench.errors import BenchError, unknown
+from omrlbench.evaluation import PROTOCOLS
 from omrlbench.record import RunRecord
 from omrlbench.registry import algorithms, kind
 from omrlbench.significance import SIGNIFICANCE, exact_p, smallest_p
@@ -22,6 +23,7 @@ PATH_DEPTH = 4  # folders between a results folder and a record: environment, le
 
 Runs = dict[int, RunRecord]  # by seed
 Side = dict[str, Runs]  # by column
+Score = Callable[[RunRecord], float]
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,16 @@ class Result:
     remarks: list[str]
 
 
-def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> Result:
-    """Raises BenchError for a side that is unknown or has no or damaged runs, and for sides that do not compare."""
+def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str, protocol: str | None = None) -> Result:
+    """The scores of the runs, or, given a `protocol`, those of their final parameters under it.
+
+    Raises BenchError for a side that is unknown or has no or damaged runs, and for sides that do not compare.
+    """
     if budget not in budget_names():
         raise unknown("budget", budget, budget_names())
     first, second = (find_side(name, results_dirs, budget) for name in (a, b))
+    if protocol is not None:
+        first, second = evaluated(a, first, protocol), evaluated(b, second, protocol)
     common = [column for column in first if column in second]
     if not common:
         places = (f"{name} has {', '.join(side)}" for name, side in ((a, first), (b, second)))
@@ -62,12 +69,26 @@ def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> Result
     remarks += [f"only in {b}: {column}" for column in second if column not in first]
     remarks += different_kinds(a, first, b, second)
     for column in common:
-        remarks += check_comparable(column, first[column], second[column])
-    columns = [compare_columns([column], first, second) for column in common]
-    together = compare_columns(common, first, second) if len(common) > 1 else columns[0]
+        remarks += check_comparable(column, first[column], second[column], protocol)
+    score = (lambda run: run.result["score"]) if protocol is None else (lambda run: run.final_score(protocol))
+    columns = [compare_columns([column], first, second, score) for column in common]
+    together = compare_columns(common, first, second, score) if len(common) > 1 else columns[0]
     if together is None:
         remarks.append("no seed has run in all common meta-environments on both sides")
     return Result(columns, together, decide(together, len(common)), remarks)
+
+
+def evaluated(name: str, side: Side, protocol: str) -> Side:
+    """The runs of `side` whose final parameters have a score under `protocol`. Raises BenchError without any."""
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS)
+    told = {
+        column: {seed: run for seed, run in runs.items() if run.final_score(protocol) is not None}
+        for column, runs in side.items()
+    }
+    if not any(told.values()):
+        raise BenchError(f"no run of {name} was evaluated under the protocol {protocol}")
+    return {column: runs for column, runs in told.items() if runs}
 
 
 def different_kinds(a: str, first: Side, b: str, second: Side) -> list[str]:
@@ -81,9 +102,12 @@ def different_kinds(a: str, first: Side, b: str, second: Side) -> list[str]:
     return lines + ([f"{a} learns from {learned[0]}, {b} from {learned[1]}"] if learned[0] != learned[1] else [])
 
 
-def compare_columns(columns: Sequence[str], a: Side, b: Side) -> Comparison | None:
+def compare_columns(columns: Sequence[str], a: Side, b: Side, score: Score) -> Comparison | None:
     """Over the seeds with a run in all of `columns`, None where a side has none; of several columns the IQM."""
-    x, y = (score_matrix({column: scores(side[column]) for column in columns}).rows for side in (a, b))
+    x, y = (
+        score_matrix({column: {seed: score(run) for seed, run in side[column].items()} for column in columns}).rows
+        for side in (a, b)
+    )
     if not (len(x) and len(y)):
         return None
     summary = (lambda rows: mean_interval(rows[:, 0])) if len(columns) == 1 else (lambda rows: aggregates(rows)["IQM"])
@@ -99,20 +123,22 @@ def decide(found: Comparison | None, columns: int) -> str:
     return BETTER if found.improvement.value > 0.5 else WORSE
 
 
-def scores(runs: Runs) -> dict[int, float]:
-    return {seed: run.result["score"] for seed, run in runs.items()}
+def check_comparable(column: str, a: Runs, b: Runs, protocol: str | None) -> list[str]:
+    """What to know of runs that are compared. Raises BenchError where they were measured by other rules.
 
-
-def check_comparable(column: str, a: Runs, b: Runs) -> list[str]:
-    """What to know of runs that are compared. Raises BenchError where they were measured by other rules."""
+    Scores of runs, where no `protocol` was asked for, are of one protocol.
+    """
     records = [*a.values(), *b.values()]
     for what in ("env", "protocol"):
         revisions = sorted({record.config["revisions"][what] for record in records})
         if len(revisions) > 1:
             raise BenchError(f"{column}: revisions {revisions[0]} and {revisions[-1]} of the {what} cannot be compared")
     protocols = sorted({record.protocol for record in records} - {None})
-    if len(protocols) > 1:
-        raise BenchError(f"{column}: scores under the protocols {' and '.join(protocols)} cannot be compared")
+    if protocol is None and len(protocols) > 1:
+        raise BenchError(
+            f"{column}: scores under the protocols {' and '.join(protocols)} cannot be compared, "
+            "those of final parameters can: --protocol online"
+        )
     recipes = {record.config["dataset"]["recipe"] for record in records}
     budgets = sorted({record.config["budget"] for record in records})
     diverged = sum(record.status == "diverged" for record in records)

@@ -61,6 +61,13 @@ class RunRecord(Record):
         found = [evaluation for evaluation in self.result["evaluations"] if evaluation["protocol"] == protocol]
         return found[-1] if found else None
 
+    def final_score(self, protocol: str) -> float | None:
+        """Of the final parameters under `protocol`, the floor score of a diverged run; None of one that has none."""
+        if self.status == "diverged":
+            return self.result["score"]
+        found = self.last_evaluation(protocol)
+        return found and found["score"]
+
     @property
     def exit_code(self) -> int:
         return Diverged.exit_code if self.status == "diverged" else 0

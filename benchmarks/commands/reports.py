@@ -77,11 +77,14 @@ def figure(name: str, results_dir: Path, out: Path, budget: str) -> None:
     "  [default: results/local, results/runs]",
 )
 @click.option("--budget", default="cpu", show_default=True, help="Of the runs of a method.")
-def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> int:
+@click.option("--protocol", help="To compare final parameters under: offline, offline_shifted, online.")
+def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str, protocol: str | None) -> int:
     """Compare the runs of A with those of B in every meta-environment that both have.
 
     A and B are methods, suites, or paths of records or of folders of them. The numbers are mean scores with Student's t
     interval, the probability that a run of A beats one of B, and the exact p of no difference.
+
+    Methods that interact are scored under the protocol online, others under offline: --protocol takes one for both.
 
     Exit codes: 0 where A is better, or shows no difference that it could; 1 where A is worse (p < 0.05 over all common
     meta-environments together); 5 where the runs are too few for p < 0.05 whatever they score.
@@ -91,13 +94,15 @@ def compare(a: str, b: str, results_dirs: Sequence[Path], budget: str) -> int:
     from omrlbench.record import default_results_dir
 
     folders = results_dirs or (default_results_dir(), Path("results/runs"))
-    result = compare_sides(a, b, folders, budget)
+    result = compare_sides(a, b, folders, budget, protocol)
     rows = [
         (c.column, plus_minus(c.a), plus_minus(c.b), " and ".join(map(str, c.improvement.n)), with_ends(c.improvement))
         + (f"{c.p:.2g}",)
         for c in result.columns
     ]
     click.echo(f"A: {a}\nB: {b}")
+    if protocol:
+        click.echo(f"scores of the final parameters under the protocol {protocol}")
     header = ("meta-environment", "score of A", "score of B", "n", "P(A > B)", "p")
     print_table(header, rows, numbers=header[1:])
     if len(result.columns) > 1 and result.together:

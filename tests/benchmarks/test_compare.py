@@ -134,6 +134,41 @@ def test_other_revisions_of_the_protocol_do_not_compare(runs, tmp_path):
         compare(str(cell), str(path), [], "cpu")
 
 
+def test_scores_of_different_protocols_compare_under_one(bench, runs, tmp_path, data_dir):
+    config = resolve(ENV, "pearl", budget="smoke", overrides=["steps=3", "eval_interval=1"])
+    record = training.run(config, results_dir=tmp_path / "own", data_dir=data_dir)
+    pearl, other = config.record_path(tmp_path / "own"), runs("do_nothing", [0.8, 0.8])
+    for path in other.glob("seed-*.json"):
+        found = read_record(path)
+        evaluations = [scored(e, 0.2) if e["protocol"] == "online" else e for e in found.result["evaluations"]]
+        write_record(path, replace(found, result=found.result | {"evaluations": evaluations}))
+    code, _, err = bench(pearl, other)
+    assert code == 2 and err.endswith("those of final parameters can: --protocol online\n")
+    code, out, _ = bench(pearl, other, "--protocol", "online")
+    (row,) = [line for line in out.splitlines() if line.startswith(f"{ENV}, expert ")]
+    assert code == 5 and row.split()[2:6] == [
+        f"{record.last_evaluation('online')['score']:z.3f}",
+        "0.200",
+        "±",
+        "0.000",
+    ]
+    assert "scores of the final parameters under the protocol online" in out
+    code, out, _ = bench(pearl, other, "--protocol", "offline")
+    assert code == 5 and " 0.800 ± 0.000 " in out
+
+
+def test_a_protocol_that_is_unknown_or_that_no_run_has_is_refused_in_one_line(bench, runs, tmp_path, data_dir):
+    config = resolve(ENV, "single_task_iql", budget="smoke", overrides=["steps=3", "eval_interval=1"])
+    training.run(config, results_dir=tmp_path / "own", data_dir=data_dir)
+    alone, other = config.record_path(tmp_path / "own"), runs("do_nothing", [0.5])
+    for protocol, said in {
+        "online": f"no run of {alone} was evaluated under the protocol online",
+        "onlin": "unknown protocol 'onlin': did you mean online?",
+    }.items():
+        code, _, err = bench(alone, other, "--protocol", protocol)
+        assert code == 2 and said in err and len(err.splitlines()) == 1
+
+
 def test_several_meta_environments_decide_together():
     few = Estimate(0.5, None, None, (3, 3))
     clear = Comparison("together", few, few, probability_of_improvement([[1.0, 1]] * 3, [[0.0, 0]] * 3), 2 / 400)
