@@ -159,8 +159,7 @@ def _check_result(record: RunRecord) -> None:
     headline = _headline(config)
     final = [e for e in result["evaluations"] if e["protocol"] == headline]
     curve_steps, final_steps = [[e["step"] for e in part] for part in (result["curve"], final)]
-    if "interaction" in result:
-        _check_interaction(config, result["interaction"])
+    _check_interaction(record)
     if record.status == "finished":
         complete = curve_steps == steps and final_steps == steps[-SCORED_EVALUATIONS:]
         _require(complete, "points of its curve or final evaluations are missing or surplus")
@@ -177,12 +176,23 @@ def _check_result(record: RunRecord) -> None:
         _check_evaluation(evaluation, spec, config["eval_split"], episodes)
 
 
-def _check_interaction(config: dict[str, Any], interaction: dict[str, int]) -> None:
-    """No episode is longer than the horizon or has no transition."""
-    spec, episodes, transitions = _known_env(config["env"]), interaction["episodes"], interaction["transitions"]
+def _check_interaction(record: RunRecord) -> None:
+    """No episode is longer than the horizon or has no transition; a finished run collected what its config asks for."""
+    config, interaction = record.config, record.result.get("interaction")
+    if interaction is None:
+        silent = record.status == "finished" and _headline(config) != HEADLINE_PROTOCOL
+        _require(not silent, "it does not tell what was collected")
+        return
+    spec, episodes, transitions = _installed_env(config), interaction["episodes"], interaction["transitions"]
     longest = spec.horizon if spec else math.inf
     possible = episodes <= transitions <= episodes * longest
     _require(possible, f"it has {transitions} transitions of {episodes} episodes")
+    if spec and record.status == "finished":
+        c, steps = config["algorithm"], config["training"]["steps"]
+        of_collection = c["prior_episodes"] + c["posterior_episodes"] + c["extra_episodes"]
+        visits = math.ceil(steps / c["collection_interval"]) * c["collection_tasks"]
+        least = spec.horizon * (len(spec.tasks.splits["train"]) * c["initial_episodes"] + visits * of_collection)
+        _require(transitions >= least, f"it collected {transitions} transitions, its config asks for {least} at least")
 
 
 def _headline(config: dict[str, Any]) -> str:

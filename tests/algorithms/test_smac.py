@@ -8,6 +8,7 @@ import torch
 from omrlbench.algorithms.algorithm import LAST_STAGE
 from omrlbench.algorithms.networks import squashed_log_density
 from omrlbench.algorithms.smac import SMAC, SMACOffline, SMACOnlineConfig, decoded_rewards
+from omrlbench.config import resolve
 from omrlbench.suite import suite_cells
 from omrlbench.testing import PROBLEM, SMALL, random_batch, random_context
 
@@ -92,13 +93,24 @@ def test_the_first_phase_is_that_of_the_offline_method_to_the_last_bit(algorithm
         assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True)), name
 
 
-def test_the_suite_compares_policies_before_and_after_equal_first_phases():
-    cells = {(config.env, config.algo): config for _, config in suite_cells("online")}
-    for env in ("sparse_point_robot", "cheetah_vel", "walker_params"):
-        before, after = (cells[env, algo] for algo in ("smac_offline", "smac"))
+@pytest.mark.parametrize("suite, columns", [("online", 3), ("online_mixed", 1)])
+def test_the_suites_compare_policies_before_and_after_equal_first_phases(suite, columns):
+    cells = {(config.env, config.level, config.algo): config for _, config in suite_cells(suite)}
+    found = {key[:2] for key in cells if key[2] == "smac"}
+    assert len(found) == columns
+    for column in found:
+        before, after = (cells[*column, algo] for algo in ("smac_offline", "smac"))
         assert after.algorithm.offline_steps == before.training.steps
         shared = vars(before.algorithm).keys()
         assert {key: getattr(after.algorithm, key) for key in shared} == vars(before.algorithm)
+        assert before.training == after.training
+
+
+def test_the_control_has_as_many_updates_as_both_phases():
+    for _, config in suite_cells("online_control"):
+        smac = resolve(config.env, "smac", level=config.level)
+        assert config.training == replace(smac.training, steps=smac.algorithm.offline_steps + smac.training.steps)
+        assert vars(config.algorithm).items() <= vars(smac.algorithm).items()
 
 
 def test_the_contexts_have_a_decoder_that_learns_their_reward_and_leaves_the_encoder_alone(online):
@@ -154,6 +166,30 @@ def test_the_second_phase_adds_the_value_of_the_policy_s_own_actions(online, mon
     torch.testing.assert_close(loss, -density.mean() - 5.0 * 3.0)
     online.stage = "offline"
     torch.testing.assert_close(online.actor_loss(s, a, z, online.alpha)[0], -density.mean())
+
+
+def test_the_second_phase_leads_the_policy_s_own_actions_to_larger_values(online, monkeypatch):
+    """Where Q is the sum of an action, by 5 times the gradient of that of the actions that are sampled."""
+    batch = random_batch(online)
+    s, a, z = batch.observations[0], batch.actions[0], torch.zeros(len(batch.actions[0]), 3)
+    monkeypatch.setattr(
+        "omrlbench.algorithms.smac.q_values", lambda critics, s, a, z: torch.stack([a.sum(-1), a.sum(-1) + 1])
+    )
+
+    def gradient(value):
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(online.actor.parameters()))])
+
+    def loss(weight):
+        online.config = replace(online.config, q_weight=weight)
+        online.generator.manual_seed(0)
+        return online.actor_loss(s, a, z, online.alpha)[0]
+
+    difference = gradient(loss(5.0)) - gradient(loss(0.0))
+    online.generator.manual_seed(0)
+    online.sample_action(*online.heads(s, z))  # that of the advantages
+    own, _ = online.sample_action(*online.heads(s, z))
+    torch.testing.assert_close(difference, -5 * gradient(own.sum(-1).mean()))
+    assert difference.abs().max() > 1e-3
 
 
 def test_weights_stand_beside_rewards_as_in_the_released_program():

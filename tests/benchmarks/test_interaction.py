@@ -1,5 +1,6 @@
 """Methods that collect their own data: the replay buffer, what is collected when, and rewards that are withheld."""
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from omrlbench import run_data, training
-from omrlbench.algorithms.algorithm import LAST_STAGE
+from omrlbench.algorithms.algorithm import LAST_STAGE, Policy
 from omrlbench.algorithms.pearl import Pearl
 from omrlbench.algorithms.smac import SMAC
 from omrlbench.compare import compare
@@ -137,6 +138,14 @@ def test_interaction_alone_takes_no_statistics_from_logs(monkeypatch, logs):
     assert torch.equal(seen["pearl"], logs.observations) and not torch.equal(seen["smac"], logs.observations)
 
 
+def sparse_rewards(positions, tasks):
+    """At `positions` (n, k, 2) in training tasks (n,)."""
+    tasks_of_split = get_meta_env(ENV).tasks
+    goals = tasks_of_split.parameters[list(tasks_of_split.splits["train"])][tasks]
+    distances = np.linalg.norm(positions.numpy() - goals[:, None], axis=-1)
+    return np.where(distances <= 0.2, 1 - distances, 0)
+
+
 def test_collected_rewards_are_those_of_the_task(logs):
     algorithm, sampler = sampler_of("pearl", logs)
     batch = sampler.sample()
@@ -144,8 +153,7 @@ def test_collected_rewards_are_those_of_the_task(logs):
     distances = np.linalg.norm(batch.next_observations.numpy() - goals[:, None], axis=-1)
     np.testing.assert_allclose(batch.rewards, -distances, atol=1e-5)
     context = batch.contexts[0]
-    distances = np.linalg.norm(context.next_observations.numpy() - goals[:, None], axis=-1)
-    np.testing.assert_allclose(context.rewards, np.where(distances <= 0.2, 1 - distances, 0), atol=1e-5)
+    np.testing.assert_allclose(context.rewards, sparse_rewards(context.next_observations, batch.tasks), atol=1e-5)
     moves = (batch.next_observations - batch.observations).numpy()
     np.testing.assert_allclose(moves, 0.1 * batch.actions, atol=1e-6)
 
@@ -191,6 +199,38 @@ def test_the_learner_labels_without_seeing_a_reward_of_the_episode(logs, monkeyp
     assert not (batch.rewards[:, half:] == 2).any() and not (batch.contexts[1].rewards == 5).any()
     logged, observations, actions = seen[0]
     assert observations.shape == actions.shape == (TRAIN, HORIZON, 2) and logged.rewards.shape == (TRAIN, 16)
+    np.testing.assert_allclose(logged.rewards, sparse_rewards(logged.next_observations, np.arange(TRAIN)), atol=1e-5)
+
+
+def test_what_is_collected_is_seen_standardised_as_logs_are(logs, monkeypatch):
+    """By the policy, by the decoder that labels it, and in batches."""
+    standardising = replace(logs, spec=replace(logs.spec, standardize_observations=True)).for_learning()
+    algorithm, sampler = sampler_of("smac", standardising)
+    explore, label, seen = algorithm.explore, algorithm.label, {"policy": [], "decoder": []}
+
+    class Watched(Policy):
+        def __init__(self, policy):
+            self.policy = policy
+
+        def act(self, observations):
+            seen["policy"].append(observations)
+            return self.policy.act(observations)
+
+    def labelled(logged, observations, actions, noise):
+        seen["decoder"].append(observations)
+        return label(logged, observations, actions, noise)
+
+    monkeypatch.setattr(algorithm, "explore", lambda *arguments: Watched(explore(*arguments)))
+    monkeypatch.setattr(algorithm, "label", labelled)
+    batch = sampler.sample()
+    start = -standardising.observation_mean / standardising.observation_scale  # of an episode at the origin
+    for first in (seen["policy"][0], seen["decoder"][0][:, 0]):
+        torch.testing.assert_close(first, start.expand_as(first))
+    policy_s = torch.stack(seen["policy"][:HORIZON], 1)
+    torch.testing.assert_close(seen["decoder"][0], policy_s)
+    torch.testing.assert_close(sampler.buffer.observations[: TRAIN * HORIZON], policy_s.flatten(0, 1))
+    moves = (batch.next_observations - batch.observations) * standardising.observation_scale
+    torch.testing.assert_close(moves, 0.1 * batch.actions, atol=1e-5, rtol=0)
 
 
 def test_half_of_a_reward_free_batch_is_logged(logs):
@@ -203,7 +243,17 @@ def test_half_of_a_reward_free_batch_is_logged(logs):
     assert batch.observations.shape[:2] == (4, 16)
 
 
-@pytest.mark.parametrize("algo, stage, step", [("pearl", "train", 60), ("smac", "train", 60), ("smac", "offline", 30)])
+@pytest.mark.parametrize(
+    "algo, stage, step",
+    [
+        ("pearl", "train", 60),
+        ("pearl", "train", 25),  # the next batch needs a collection
+        ("smac", "train", 60),
+        ("smac", "train", 25),
+        ("smac", "offline", 30),
+        ("smac", "offline", 100),  # the last of its stage
+    ],
+)
 def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped(tmp_path, data_dir, monkeypatch, algo, stage, step):
     config = resolve(ENV, algo, budget="smoke")
     method = {"pearl": Pearl, "smac": SMAC}[algo]
@@ -243,6 +293,15 @@ def test_runs_that_interact_are_scored_online_and_say_what_they_collected(tmp_pa
     text = path.read_text()
     path.write_text(text.replace('"transitions": 2080', '"transitions": 2081'))
     with pytest.raises(BenchError, match="2081 transitions of 104 episodes"):
+        verified_record(path, tmp_path)
+    less = json.loads(text)
+    less["result"]["interaction"] = {"episodes": 103, "transitions": 2060}
+    path.write_text(json.dumps(less))
+    with pytest.raises(BenchError, match="it collected 2060 transitions, its config asks for 2080 at least"):
+        verified_record(path, tmp_path)
+    del less["result"]["interaction"]
+    path.write_text(json.dumps(less))
+    with pytest.raises(BenchError, match="does not tell what was collected"):
         verified_record(path, tmp_path)
     path.write_text(text.replace('"experience": "interaction"', '"experience": "logs"'))
     with pytest.raises(BenchError, match="its method's experience is interaction"):
