@@ -31,7 +31,7 @@ class PearlConfig(BatchPearlConfig, InteractionConfig):
 
 
 POINT_ROBOT = {
-    "kl_weight": 1e-4,  # PEARL: 1, beside rewards times 100
+    "kl_weight": 1e-4,  # PEARL: beside rewards times 100 it is 1 on the sparse one, 0.1 on the dense one
     "entropy_temperature": 0.01,
     "head_penalty": 1e-5,
     "learning_rate": 1e-3,  # PEARL: 3e-4, for many times the updates of the cpu budget

@@ -111,6 +111,7 @@ class SMACOnlineConfig(SMACConfig, InteractionConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, lambda value: value >= 1, "at least 1", "offline_steps")
+        require(self, lambda value: value >= 2, "at least 2, half of them logged", "batch_size")
         require(self, lambda value: value >= 0, "at least 0", "q_weight")
 
 

@@ -139,7 +139,7 @@ def run_facts(run: RunRecord, cell: Cell, results_dir: Path) -> RunFacts:
         "record": path,
         "dataset": f"{config['level']} level, {config['behavior']} behaviour policies, {dataset['state']}",
         "learned from": experience_of(config),
-        "saw of a test task": ALLOWANCES[allowance_of(config)],
+        "saw of a test task": ALLOWANCES[allowance_of(config)] + ", which it collected" * (run.protocol == "online"),
         "protocol of the score": run.protocol or NONE,
         "dataset recipe": dataset["recipe"],
         "dataset content": dataset["content"],

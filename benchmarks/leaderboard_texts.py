@@ -14,6 +14,7 @@ import numpy as np
 from omrlbench.claims import BUDGET, PAPERS, Paper, judge_claims
 from omrlbench.data.identity import PINNED
 from omrlbench.envs.registry import get_meta_env
+from omrlbench.evaluation import headline_protocol
 from omrlbench.leaderboard import (
     REFERENCE_ROWS,
     SUITES,
@@ -29,7 +30,7 @@ from omrlbench.leaderboard import (
 )
 from omrlbench.published import published
 from omrlbench.record import RunRecord
-from omrlbench.registry import kind
+from omrlbench.registry import algorithm_class, kind
 from omrlbench.stats import CONFIDENCE, METRICS, Estimate, mean_interval, paired_difference, simulated_coverage
 from omrlbench.training import HEADLINE_PROTOCOL
 
@@ -437,12 +438,14 @@ def table_csv(board: Leaderboard) -> str:
     """One row per cell of all suites; scores in the order of the seeds, separated by spaces."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    header = ("meta_environment", "level", "method", "allowance", "experience", "budget", "fingerprint", "promised")
+    header = ("meta_environment", "level", "method", "allowance", "experience", "protocol")
+    header += ("budget", "fingerprint", "promised")
     header += ("n", "diverged", "mean", "low", "high", "seeds", "scores", "pinned_data", "local_changes")
     writer.writerow([*header, "wall_seconds", "updates_per_second", "parameters"])
     for ((env, level), method), cell in everything(board).cells.items():
         estimate = cell.estimate
-        row = [env, level, method, *kind(method), cell.config.budget, cell.config.fingerprint]
+        row = [env, level, method, *kind(method), headline_protocol(algorithm_class(method))]
+        row += [cell.config.budget, cell.config.fingerprint]
         row += [len(cell.promised), len(cell.runs), cell.diverged]
         row += map(_csv, (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None))
         row += [" ".join(map(str, cell.runs)), " ".join(map(_csv, cell.scores.values()))]

@@ -81,7 +81,10 @@ def test_the_actor_s_loss_by_hand(algorithm, monkeypatch):
     [("cheetah_vel", 5, 0.1), ("walker_params", 5, 0.1), ("sparse_point_robot", 100, 1), ("point_robot", 100, 1)],
 )
 def test_weights_stand_beside_rewards_as_in_the_released_program(env, scale, kl_weight):
-    """There rewards are multiplied by 5 or 100; squared errors then grow by its square."""
+    """There rewards are multiplied by 5 or 100; squared errors then grow by its square.
+
+    The dense point robot has the sparse one's prior here, a deviation: 0.1 in place of 1 there.
+    """
     values = resolve(env, "pearl", budget="paper").algorithm
     assert values.entropy_temperature == pytest.approx(1 / scale)
     assert values.kl_weight == pytest.approx(kl_weight / scale**2)

@@ -192,6 +192,12 @@ def test_the_second_phase_leads_the_policy_s_own_actions_to_larger_values(online
     assert difference.abs().max() > 1e-3
 
 
+def test_a_batch_has_room_for_collected_and_for_logged_transitions():
+    assert SMACOnlineConfig(batch_size=2)
+    with pytest.raises(ValueError, match="^batch_size must be at least 2, half of them logged, not 1$"):
+        SMACOnlineConfig(batch_size=1)
+
+
 def test_weights_stand_beside_rewards_as_in_the_released_program():
     values = SMACOnlineConfig()
     assert values.q_weight == 5 * 1 and values.advantage_temperature == 100 / 5

@@ -222,6 +222,8 @@ def test_every_ranking_has_its_own_tables_and_the_csv_all(runs):
     assert "\n3 meta-environments: " in comparison and "meta-environments: " not in of_experts  # over one, no aggregate
     kinds = {method: (row["allowance"], row["experience"]) for method, row in rows.items()}
     assert all(kinds[method] == kind(method) for method in ("single_task_iql", "focal", "smac", "pearl"))
+    protocols = {method: rows[method]["protocol"] for method in ("single_task_iql", "focal", "smac", "pearl")}
+    assert protocols == {"single_task_iql": "offline", "focal": "offline", "smac": "online", "pearl": "online"}
     lines = texts(leaderboard(read_results(runs)))["results/leaderboard.csv"].splitlines()
     assert len(lines) == len({tuple(line.split(",")[:3]) for line in lines})  # rows of several suites are there once
 
