@@ -106,11 +106,16 @@ def test_the_suites_compare_policies_before_and_after_equal_first_phases(suite, 
         assert before.training == after.training
 
 
-def test_the_control_has_as_many_updates_as_both_phases():
+def test_the_controls_have_as_many_updates_as_the_methods_that_interact():
     for _, config in suite_cells("online_control"):
-        smac = resolve(config.env, "smac", level=config.level)
-        assert config.training == replace(smac.training, steps=smac.algorithm.offline_steps + smac.training.steps)
-        assert vars(config.algorithm).items() <= vars(smac.algorithm).items()
+        if config.algo == "smac_offline":
+            smac = resolve(config.env, "smac", level=config.level)
+            assert config.training == replace(smac.training, steps=smac.algorithm.offline_steps + smac.training.steps)
+            assert vars(config.algorithm).items() <= vars(smac.algorithm).items()
+        else:
+            pearl = resolve(config.env, "pearl").training
+            assert config.algo == "batch_pearl" and config.training.steps == pearl.steps
+            assert config.training.eval_interval == pearl.eval_interval
 
 
 def test_the_contexts_have_a_decoder_that_learns_their_reward_and_leaves_the_encoder_alone(online):
