@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Circle
 
+from omrlbench.config import allowance_of
 from omrlbench.data.dataset import MultiTaskDataset
 from omrlbench.envs.point_robot import GOAL_RADIUS, goals_and_winds
 from omrlbench.envs.references import References, reference_returns
@@ -107,8 +108,9 @@ def headline(record: RunRecord) -> str:
 def caption(record: RunRecord) -> str:
     config = record.config
     context = f"{record.protocol} context, " if record.protocol else ""
+    seen = "dataset of each task seen, " if allowance_of(config) == "dataset" else context
     return (
-        f"one run (n = 1), seed {config['seed']}, {config['budget']} budget, {context}"
+        f"one run (n = 1), seed {config['seed']}, {config['budget']} budget, {seen}"
         f"{config['behavior']} behaviour policies; score: mean of the last evaluations"
     )
 

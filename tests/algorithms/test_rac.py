@@ -106,6 +106,27 @@ def test_actor_loss_by_hand(put_out):
     assert loss.item() == pytest.approx(2 * (-2 - 3 * 0.25 * likelihood.item() + 3 * 0.75 * 1.0), rel=1e-5)
 
 
+def test_the_divergence_is_that_of_the_policies_from_the_meta_policy(put_out):
+    """KL(N(0, 4) || N(1, 1)) = 5/2 - 1/2 - log 2 in each of two dimensions; the other way round it is 0.44."""
+    algorithm = fresh(meta_policy="random")
+    put_out(algorithm.actors, 0.0, 0.0, math.log(2), math.log(2))
+    put_out(algorithm.meta_policy, 1.0, 1.0, 0.0, 0.0)
+    s, a, *_ = columns(algorithm)
+    _, parts = algorithm.actor_loss(s, a, s[:, :6])
+    assert parts["divergence"].item() == pytest.approx(2 * (2 - math.log(2)))
+
+
+def test_elites_are_judged_by_transitions_before_they_are_learned_from():
+    algorithm = fresh()
+    transitions = columns(algorithm, "models")
+    algorithm.learn(*transitions)
+    models = algorithm.models
+    expected = models.error.lerp(models.loss(*transitions).detach(), 0.02)
+    algorithm.learn(*transitions)
+    torch.testing.assert_close(models.error, expected)
+    assert models.error.unique().numel() == models.error.numel()
+
+
 def test_entropy_is_rewarded(put_out):
     first, second = (fresh(entropy_temperature=temperature) for temperature in (0.0, 1.0))
     s, a, *_ = columns(first)

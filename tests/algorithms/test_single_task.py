@@ -173,8 +173,11 @@ def test_td3_bc_scales_the_value_of_each_task_by_itself():
     algorithm.critics[-1].bias.data[2] *= 1000
     q = twin_q(algorithm.critics, s, algorithm.actor(s).tanh())[0]
     imitation = (algorithm.actor(s).tanh() - a).square().mean((1, 2))
-    expected = imitation - 2.5 * q.mean(1) / q.abs().mean(1)
-    torch.testing.assert_close(algorithm.actor_loss(s, a)[0], expected.sum())
+    expected = (imitation - 2.5 * q.mean(1) / q.detach().abs().mean(1)).sum()  # no gradient through the scale
+    found, _ = algorithm.actor_loss(s, a)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(x, list(algorithm.actor.parameters())) for x in (found, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_td3_bc_smooths_the_target_policy_by_clipped_noise(put_out):
@@ -186,6 +189,16 @@ def test_td3_bc_smooths_the_target_policy_by_clipped_noise(put_out):
     columns = s, a, r, s_next.expand(100, -1, -1, -1).transpose(0, 1).flatten(1, 2), terminated
     loss = algorithm.critic_loss(*(c if c is columns[3] else c.repeat_interleave(100, 1) for c in columns))
     assert 2 * N * 0.2 < loss.item() <= 2 * N * 0.25 + 1e-4  # almost all noise is clipped to 0.5 in size
+
+
+def test_td3_bc_keeps_the_target_policy_s_actions_possible(put_out):
+    """From 1 noise of 0.5 leads to 0.5 or nowhere: mean squares near (1 + 1/4) / 2, and with 1.5 twice that."""
+    algorithm = fresh(SingleTaskTD3BC, target_noise=10.0, discount=1.0)
+    put_out(algorithm.actor_target, 10.0, 10.0), put_out(algorithm.critics, 0.0)
+    algorithm.critic_target = FirstAction(OWN.observation_dim)
+    s, a, r, s_next, terminated = (column.repeat_interleave(100, 1) for column in transitions(reward=0.0))
+    loss = algorithm.critic_loss(s, a, r, s_next, terminated)
+    assert loss.item() == pytest.approx(2 * N * 0.625, rel=0.1)
 
 
 def test_td3_bc_acts_every_other_update_and_without_a_value_clones():

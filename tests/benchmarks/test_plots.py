@@ -1,6 +1,6 @@
 """The pictures show what they are given: values on the axes, labels with split, seed, budget and n."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -220,3 +220,5 @@ def test_headline_and_caption_say_what_was_measured():
     assert all(
         part in plots.caption(finished) for part in ("n = 1", "seed 3", "cpu budget", "online context", "per_task")
     )
+    whole = replace(finished, config=finished.config | {"allowance": "dataset"})
+    assert "dataset of each task seen" in plots.caption(whole) and "context" not in plots.caption(whole)
