@@ -122,6 +122,30 @@ def test_bcq_losses_move_their_own_networks(reached_by):
         assert reached_by(algorithm, algorithm.perturbation_loss(s)[0]) == {"perturbation"}
 
 
+def test_bcq_perturbs_actions_towards_larger_values(put_out):
+    """The critics say 2: minus 2 for each task; and of a critic that is the first coordinate, that of the actions."""
+    algorithm = fresh(SingleTaskBCQ)
+    s, *_ = transitions()
+    put_out(algorithm.critics, 2.0)
+    loss, q = algorithm.perturbation_loss(s)
+    assert loss.item() == pytest.approx(-2 * N) and (q == 2).all()
+    algorithm.critics = FirstAction(OWN.observation_dim)
+    loss, q = algorithm.perturbation_loss(s)
+    torch.testing.assert_close(loss, -q.mean(1).sum())
+
+
+@pytest.mark.parametrize("method, name", [(SingleTaskBCQ, "perturbation"), (SingleTaskTD3BC, "actor")])
+def test_the_target_of_what_acts_follows_too(method, name):
+    algorithm = fresh(method, actor_interval=1) if method is SingleTaskTD3BC else fresh(method)
+    target, online = getattr(algorithm, f"{name}_target"), getattr(algorithm, name)
+    old = [p.clone() for p in target.parameters()]
+    algorithm.update(random_batch(algorithm))
+    for p, before, learned in zip(target.parameters(), old, online.parameters(), strict=True):
+        assert not p.requires_grad
+        torch.testing.assert_close(p, before + 0.005 * (learned - before))
+    assert any(not torch.equal(p, before) for p, before in zip(target.parameters(), old, strict=True))
+
+
 def test_bcq_acts_by_the_best_candidate(put_out):
     """Decoded actions and their changes are chosen by the first critic, which is the first action coordinate here."""
     algorithm = fresh(SingleTaskBCQ)
@@ -276,6 +300,18 @@ def test_brac_critic_and_actor_losses_by_hand(put_out):
         put_out(algorithm.critics, 2.0), put_out(algorithm.critic_target, 2.0), put_out(algorithm.discriminator, 0.7)
         assert algorithm.critic_loss(*columns).item() == pytest.approx(N * 2 * (3 + 0.9 * value - 2) ** 2)
         assert algorithm.actor_loss(s)[0].item() == pytest.approx(N * (-2 + penalty), rel=1e-5)
+
+
+def test_brac_rewards_entropy(put_out):
+    """Actions of N(0, 1) before tanh, at 0.7 of the standard deviation, cost half their log-density."""
+    algorithm = fresh(SingleTaskBRAC, discount=0.9, entropy_temperature=0.5, alpha=0.0, regularization="policy")
+    put_out(algorithm.critics, 2.0), put_out(algorithm.critic_target, 2.0), put_out(algorithm.actor, *[0.0] * 4)
+    algorithm.noise = lambda *shape: torch.full(shape, 0.7)
+    s, *_ = columns = transitions()
+    log_pi = 2 * (-0.5 * math.log(2 * math.pi) - 0.5 * 0.7**2 - math.log(1 - math.tanh(0.7) ** 2))
+    assert algorithm.actor_loss(s)[0].item() == pytest.approx(N * (0.5 * log_pi - 2), rel=1e-4)
+    backup = 3 + 0.9 * (2 - 0.5 * log_pi)
+    assert algorithm.critic_loss(*columns).item() == pytest.approx(N * 2 * (backup - 2) ** 2, rel=1e-4)
 
 
 def test_brac_discriminator_loss_by_hand(put_out):
