@@ -159,6 +159,21 @@ def test_the_second_phase_infers_from_collected_and_from_logged_contexts_alike(o
     assert 400 < logs.sum() < 600 and loss == 0.0 and metrics == {}
 
 
+@pytest.mark.parametrize("stage", ["offline", LAST_STAGE])
+def test_z_is_a_sample_of_the_posterior_in_both_phases(online, stage):
+    """A posterior N(3, 4) in a thousand tasks; the mean alone would have no spread."""
+    online.stage = stage
+    batch = random_batch(online)
+    context = random_context(PROBLEM, 1000, 1)
+    parts = {
+        name: torch.zeros(1000, *getattr(batch, name).shape[1:])
+        for name in ("observations", "actions", "rewards", "next_observations", "terminated")
+    }
+    online.posterior = lambda context: (torch.full((1000, 3), 3.0), torch.full((1000, 3), 4.0))
+    z, *_ = online.infer(replace(batch, contexts=(context, context), **parts))
+    assert z.mean().item() == pytest.approx(3, abs=0.2) and z.std().item() == pytest.approx(2, abs=0.2)
+
+
 def test_the_second_phase_adds_the_value_of_the_policy_s_own_actions(online, monkeypatch):
     """Critics that say 7 and 3 add -3 times the weight to what phase 1 asks of the actor."""
     batch = random_batch(online)
