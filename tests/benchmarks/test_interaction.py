@@ -138,20 +138,22 @@ def test_interaction_alone_takes_no_statistics_from_logs(monkeypatch, logs):
     assert torch.equal(seen["pearl"], logs.observations) and not torch.equal(seen["smac"], logs.observations)
 
 
+def distances_to_goals(positions, tasks):
+    """Of `positions` (n, k, 2) in training tasks (n,)."""
+    known = get_meta_env(ENV).tasks
+    goals = known.parameters[list(known.splits["train"])][tasks]
+    return np.linalg.norm(positions.numpy() - goals[:, None], axis=-1)
+
+
 def sparse_rewards(positions, tasks):
-    """At `positions` (n, k, 2) in training tasks (n,)."""
-    tasks_of_split = get_meta_env(ENV).tasks
-    goals = tasks_of_split.parameters[list(tasks_of_split.splits["train"])][tasks]
-    distances = np.linalg.norm(positions.numpy() - goals[:, None], axis=-1)
+    distances = distances_to_goals(positions, tasks)
     return np.where(distances <= 0.2, 1 - distances, 0)
 
 
 def test_collected_rewards_are_those_of_the_task(logs):
     algorithm, sampler = sampler_of("pearl", logs)
     batch = sampler.sample()
-    goals = logs.spec.tasks.parameters[list(logs.spec.tasks.splits["train"])][batch.tasks]
-    distances = np.linalg.norm(batch.next_observations.numpy() - goals[:, None], axis=-1)
-    np.testing.assert_allclose(batch.rewards, -distances, atol=1e-5)
+    np.testing.assert_allclose(batch.rewards, -distances_to_goals(batch.next_observations, batch.tasks), atol=1e-5)
     context = batch.contexts[0]
     np.testing.assert_allclose(context.rewards, sparse_rewards(context.next_observations, batch.tasks), atol=1e-5)
     moves = (batch.next_observations - batch.observations).numpy()
